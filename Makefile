@@ -1,0 +1,64 @@
+# Every target sets up first what it needs; `make setup` again costs nothing when nothing changed.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+RUN := .venv/bin/python
+MEMBERS := sdk extractor template actors cluster
+
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help setup lock test check format demo bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(UV):
+	@echo "setup: installing uv $(UV_VERSION) into .tools"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.installed: requirements.lock $(wildcard */pyproject.toml) | $(UV)
+	@echo "setup: installing the pool's environment into .venv"
+	@test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --python $(RUN) --require-hashes --compile-bytecode requirements.lock
+	@$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation $(addprefix -e ./,$(MEMBERS))
+	@touch $@
+
+setup: .venv/.installed ## install what is missing: uv, the locked environment, the default template
+	@$(RUN) -m raybox_template build default
+
+lock: $(UV) ## resolve the pins anew (requirements.lock)
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
+		$(addsuffix /pyproject.toml,$(MEMBERS)) $(addprefix --no-emit-package ,raybox raybox-extractor raybox-template raybox-actors raybox-cluster) \
+		--no-header --output-file requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --output-file template/raybox_template/environments/default.lock template/raybox_template/environments/default.in
+
+test: setup ## run the tests
+	@$(RUN) -m pytest
+
+check: setup ## ruff, mypy strict, import-linter
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+format: setup
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+.tools/demo-data/.installed: examples/demo-data.lock | $(UV)
+	@echo "setup: fetching the demo's data set"
+	@$(UV) pip install --quiet --target .tools/demo-data --no-deps --require-hashes -r examples/demo-data.lock
+	@touch $@
+
+demo: setup .tools/demo-data/.installed ## the main job, on real input, from start to end
+	@$(RUN) examples/demo.py .tools/demo-data/vega_datasets/_data/seattle-weather.csv
+
+bench: setup ## every benchmark, each against a peer in the same run
+	@for name in create execute cycles memory; do $(RUN) -m benchmarks.$$name || exit 1; done
+
+clean:
+	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache demo-output

@@ -1,0 +1,50 @@
+"""What every actor of one pool is told at its creation. Plain values; the secret is masked in every repr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: Ray namespace of every actor of every pool.
+NAMESPACE = "raybox"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """One pool. Names of its actors start with `name`, so that two pools can share a cluster."""
+
+    name: str = "raybox"
+    secret: bytes = field(default=b"", repr=False)  #: keys the tags of sandbox ids
+    template: str = "default"
+    sandboxes: int = 8  #: slots over all nodes: the most sandboxes that may live at once
+    warm: int = 2  #: how many of the free ones are kept with walls up and a kernel parked
+    run_dir: str = "/run/raybox"  #: per-node sockets live in <run_dir>/<name>; short, for unix socket paths
+    admission_wait_s: float = 5.0  #: how long a create may wait for a slot before `capacity`
+    default_timeout_s: float = 300.0
+    max_timeout_s: float = 86_400.0
+    memory_mib: int = 1024
+    disk_mib: int = 1024
+    cpu_count: int = 1
+    kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+
+
+def manager_name(config: PoolConfig) -> str:
+    return f"{config.name}-manager"
+
+
+def node_agent_name(config: PoolConfig, node_id: str) -> str:
+    """`node_id` is Ray's, in hex; its first twelve digits tell nodes of a cluster apart."""
+    return f"{config.name}-node-{node_id[:12]}"
+
+
+def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
+    return f"{config.name}-sandbox-{node_id[:12]}-{slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a node agent tells the sandbox actors of its node."""
+
+    zygote_address: str
+    python: str  #: the template's interpreter
+    read_only: tuple[str, ...]  #: folders of the host that sandboxes see, at their own paths
+    skeleton: str  #: folder with the sandboxes' own files of /etc

@@ -1,0 +1,22 @@
+"""`python -I guest ADDRESS PARENT IMPORT...` in a template's environment: be the zygote of that template.
+
+PARENT is the pid whose end ends the zygote.
+"""
+
+import os
+import sys
+
+folder = os.path.dirname(os.path.abspath(__file__))
+if folder not in sys.path:
+    sys.path.insert(0, folder)
+
+from zygote import main  # noqa: E402
+
+# User code must not import our modules by their plain names.
+sys.path.remove(folder)
+sys.path_importer_cache.pop(folder, None)
+for _name in ("zygote", "kernel", "wire", "walls"):
+    sys.modules[f"_raybox_{_name}"] = sys.modules.pop(_name)
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

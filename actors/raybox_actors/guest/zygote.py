@@ -1,0 +1,310 @@
+"""The zygote: one process per template version and node, from which the kernels of sandboxes are forked.
+
+It imports and warms what a first cell touches, once, and then forks on request. It is never a Ray process, has one
+thread, and holds no secret. Each request comes on its own connection and is answered with the child's pid in the
+zygote's pid namespace; when the child ends, its exit status follows on the same connection.
+
+Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
+pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
+same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
+`"files": {path: text}` are written. Answers: `{"pid": n}` or `{"error": text}`,
+later `{"status": n}`, n as of os.waitstatus_to_exitcode.
+
+`first_id` in a request: the sandbox's user namespace maps its ids from there. The first process to enter makes the
+namespace; later ones are given it as a further descriptor, announced by `has_user_namespace`. With `has_gate` one more
+follows: the child waits until a byte can be read from it, so that it can be forked while its walls are still being
+built; the pid namespace alone must be there.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import atexit
+import contextlib
+import gc
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import walls
+from kernel import Kernel, build_kernel, run_until_end, warm_up
+from wire import Wire
+
+MAX_REQUEST_BYTES = 256 * 1024
+MAX_DESCRIPTORS = 6
+
+
+def main(address: str, parent: int, imports: list[str]) -> None:
+    """Warm up, listen at `address`, write "ready" to stdout, and serve until the parent dies."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    walls.die_with_parent(parent)
+    walls.become_subreaper()
+    # The pool's workers run at nice +15 and are the first that the system kills: neither is for sandboxes to inherit.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("0")
+    private = tempfile.mkdtemp(prefix="raybox-zygote-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    # The environment is what a sandbox starts with, but for folders that warming up writes to.
+    os.environ |= {"MPLCONFIGDIR": private, "IPYTHONDIR": private}
+    wire = Wire()
+    kernel = build_kernel(wire)
+    asyncio.run(warm_up(kernel, imports))
+    os.environ.pop("MPLCONFIGDIR"), os.environ.pop("IPYTHONDIR")
+    shutil.rmtree(private, ignore_errors=True)
+    gc.collect()
+    gc.freeze()
+    walls.join_pages()
+    Zygote(address, kernel, wire).run()
+
+
+@dataclass(slots=True)
+class Birth:
+    """A child that is on its way into its walls, and what the zygote shares with it until it is inside."""
+
+    pid: int
+    connection: socket.socket  #: of whoever asked for it
+    told: int  #: its words to us: "m" = map my ids; end of file = inside; anything else = why not
+    mapped: int  #: our word to it: its ids are mapped
+    first_id: int
+    ended: int | None = None  #: its exit code, if it ended on the way
+
+    def close(self) -> None:
+        os.close(self.told)
+        os.close(self.mapped)
+
+
+class Zygote:
+    """Never waits for anybody: a client that says nothing, or a child that waits for its walls, holds up no other."""
+
+    def __init__(self, address: str, kernel: Kernel, wire: Wire) -> None:
+        self.kernel, self.wire = kernel, wire
+        self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(address)
+        self.listener.listen(256)
+        self.listener.setblocking(False)
+        #: Connection of whoever asked for the child, by pid; of those that are inside.
+        self.children: dict[int, socket.socket] = {}
+        self.births: dict[int, Birth] = {}
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
+        self.wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.selector.register(self.wake_reader, selectors.EVENT_READ, self.wake)
+
+    def run(self) -> None:
+        os.write(1, b"ready\n")
+        while True:
+            for key, _ in self.selector.select():
+                key.data()
+            self.reap()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self.listener.accept()
+            connection.setblocking(False)
+            self.selector.register(connection, selectors.EVENT_READ, lambda: self.answer(connection))
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_reader, 4096)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if birth := self.births.get(pid):
+                birth.ended = code
+            elif connection := self.children.pop(pid, None):
+                say(connection, {"status": code})
+                connection.close()
+
+    def answer(self, connection: socket.socket) -> None:
+        """The one request of a connection: fork. Never raises; the answer follows when the child is inside."""
+        self.selector.unregister(connection)
+        fds: list[int] = []
+        try:
+            data, ancillary, _, _ = connection.recvmsg(MAX_REQUEST_BYTES, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS))
+            for _, _, raw in ancillary:
+                numbers = array.array("i")
+                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+                fds.extend(numbers)
+            birth = self.fork(json.loads(data), fds, connection)
+            self.births[birth.pid] = birth
+            self.selector.register(birth.told, selectors.EVENT_READ, lambda: self.hear(birth))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(connection, {"error": f"{type(error).__name__}: {error}"})
+            connection.close()
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def fork(self, request: dict[str, Any], fds: list[int], connection: socket.socket) -> Birth:
+        """Fork a child that enters the walls by itself."""
+        pidfd, stdin, stdout, stderr, *more = fds
+        user_namespace = more.pop(0) if request.get("has_user_namespace") else None
+        gate = more.pop(0) if request.get("has_gate") else None
+        first_id = int(request["first_id"])
+        told, tell = os.pipe2(os.O_CLOEXEC)
+        go, mapped = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = walls.fork_into(pidfd, self.own_pid_namespace)
+            if not pid:
+                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, gate, tell, go)
+            return Birth(pid, connection, told, mapped, first_id)
+        except BaseException:
+            os.close(told)
+            os.close(mapped)
+            raise
+        finally:
+            os.close(tell)
+            os.close(go)
+
+    def hear(self, birth: Birth) -> None:
+        """A word of a child on its way in."""
+        words = os.read(birth.told, 4096)
+        try:
+            if words == b"m":
+                walls.map_ids(birth.pid, birth.first_id)
+                os.write(birth.mapped, b"m")
+                return
+        except OSError as error:
+            words = f"its ids could not be mapped: {error}".encode()
+        self.selector.unregister(birth.told)
+        birth.close()
+        del self.births[birth.pid]
+        if words:
+            say(birth.connection, {"error": words.decode(errors="replace")})
+            birth.connection.close()
+            return
+        say(birth.connection, {"pid": birth.pid})
+        if birth.ended is None:
+            self.children[birth.pid] = birth.connection
+        else:
+            say(birth.connection, {"status": birth.ended})
+            birth.connection.close()
+
+    def child(
+        self,
+        request: dict[str, Any],
+        pidfd: int,
+        stdio: tuple[int, int, int],
+        user_namespace: int | None,
+        gate: int | None,
+        tell: int,
+        go: int,
+    ) -> None:
+        """In the child: enter, give up privileges, become the kernel or the program. Never returns."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            walls.fresh_signals()
+            os.setsid()
+            if gate is not None and not os.read(gate, 1):
+                raise OSError("the walls were never finished")
+            walls.setns(pidfd, walls.SHARED_NAMESPACES)
+            if user_namespace is not None:
+                walls.setns(user_namespace, walls.CLONE_NEWUSER)
+            else:
+                walls.own_folders(int(request["first_id"]), request.get("own_folders", []))
+                walls.check(walls.libc.unshare(walls.CLONE_NEWUSER), "unshare")
+                os.write(tell, b"m")
+                os.read(go, 1)
+            os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
+            walls.give_up_privileges(int(request.get("oom_score_adj", 0)), request.get("rlimits", {}))
+            os.environ.clear()
+            os.environ.update(request["env"])
+            os.chdir(request["cwd"])
+            # Nothing of the zygote stays open but the words' pipe, which closes by itself when all went well.
+            keep = self.place_descriptors(stdio, tell)
+            if request["op"] == "exec":
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                write_files(request.get("files", {}))
+                os.execve(request["argv"][0], request["argv"], request["env"])
+            wire, pipes = keep
+            os.close(wire[1])
+            self.become_kernel(wire[0], pipes)
+            code = 0
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(tell, f"{type(error).__name__}: {error}".encode()[:4000])
+            with contextlib.suppress(OSError):
+                os.write(2, traceback.format_exc().encode())
+        os._exit(code)
+
+    @staticmethod
+    def place_descriptors(stdio: tuple[int, int, int], tell: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """0, 1 and 2 for the program; for a kernel, wire and private copies of the pipes above; the rest closed."""
+        high = [os.dup2(fd, 100 + index, inheritable=False) for index, fd in enumerate((*stdio, tell))]
+        for index in range(3):
+            os.dup2(high[index], index, inheritable=True)
+        os.closerange(3, 100)
+        os.closerange(104, 65_536)
+        return (100, 103), (101, 102)
+
+    def become_kernel(self, wire_fd: int, pipes: tuple[int, int]) -> None:
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        sock = socket.socket(fileno=wire_fd)
+        self.wire.attach(sock, pipes)
+        os.register_at_fork(after_in_child=self.wire.detach)
+        refresh_process_state()
+        self.kernel.shell.init_environment()
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in any Python; programs that it starts get the default back
+        run_until_end(self.kernel, sock)
+        atexit._run_exitfuncs()
+
+
+def say(connection: socket.socket, words: dict[str, Any]) -> None:
+    """One packet; whoever hung up hears nothing."""
+    with contextlib.suppress(OSError):
+        connection.send(json.dumps(words).encode())
+
+
+def write_files(files: dict[str, str]) -> None:
+    """Small files that a program needs at its start, for nobody but the user, in folders of their own."""
+    for path, text in files.items():
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+
+
+def refresh_process_state() -> None:
+    """What every fork of the zygote would otherwise share: random generators, temporary names, cached folders."""
+    tempfile._name_sequence = None  # type: ignore[attr-defined]
+    tempfile.tempdir = None
+    if (numpy := sys.modules.get("numpy")) is not None:
+        # With a number: seed() alone gathers entropy in a way that costs 0.7 ms in a fresh fork.
+        numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+    if (matplotlib := sys.modules.get("matplotlib")) is not None:
+        for name in ("get_configdir", "get_cachedir", "_get_xdg_config_dir", "_get_xdg_cache_dir"):
+            if clear := getattr(getattr(matplotlib, name, None), "cache_clear", None):
+                clear()
+    sys.argv = [""]
+    # The zygote ran isolated from environment and folder; a kernel imports from where it stands, as stock does.
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    os.environ.setdefault("PYDEVD_USE_FRAME_EVAL", "NO")  # as importing debugpy leaves it in a kernel's children
+    if "" not in sys.path:
+        folders = [os.path.basename(path) for path in sys.path]
+        sys.path.insert(folders.index("site-packages") if "site-packages" in folders else 0, "")

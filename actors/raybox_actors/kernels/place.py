@@ -1,0 +1,70 @@
+"""Where a kernel is to run: inside which walls, forked from which zygote, with what environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from raybox_actors.isolation.policy import HOME, WallsPolicy, first_host_id
+from raybox_actors.isolation.walls import Walls
+from raybox_actors.kernels.zygote_client import Child, ZygoteClient
+
+
+@dataclass(slots=True)
+class Place:
+    """One sandbox's walls, seen from a kernel that is to enter them."""
+
+    walls: Walls
+    zygote: ZygoteClient
+    policy: WallsPolicy
+    slot: int
+    python: str  #: the template's interpreter
+    env: dict[str, str] = field(default_factory=dict)  #: of every process; the sandbox's own variables are added to it
+
+    async def enter(self, request: dict[str, Any], cwd: str, fds: list[int]) -> Child:
+        """Fork a process into the walls; `fds` take the places that `request["op"]` gives them. Raises KernelFailed.
+
+        The first to enter makes the user namespace that the others share; it is forked while the walls are still being
+        built, and waits for them. Nobody else may enter before it is in.
+        """
+        first = self.walls.user_namespace is None
+        asked = {
+            **request,
+            "env": self.env,
+            "cwd": cwd,
+            "first_id": first_host_id(self.slot),
+            "own_folders": [HOME] if first else [],
+            "nice": min(19, os.getpriority(os.PRIO_PROCESS, 0) + self.policy.nice_above_actor),
+            "oom_score_adj": self.policy.oom_score_adj,
+            "rlimits": self.policy.rlimits,
+            "has_user_namespace": not first,
+            "has_gate": not self.walls.standing,
+        }
+        passed = [self.walls.pidfd, *fds]
+        if self.walls.user_namespace is not None:
+            passed.append(self.walls.user_namespace)
+        if self.walls.standing:
+            child = await self.zygote.spawn(asked, passed)
+        else:
+            child = await self._enter_unfinished(asked, passed)
+        self.walls.remember_user_namespace(child.pid)
+        return child
+
+    async def _enter_unfinished(self, asked: dict[str, Any], passed: list[int]) -> Child:
+        """Fork and build at the same time. Closing the gate unopened ends the child."""
+        wait, gate = os.pipe2(os.O_CLOEXEC)
+        spawning = asyncio.create_task(self.zygote.spawn(asked, [*passed, wait]))
+        try:
+            await self.walls.stand()
+            os.write(gate, b"g")
+            return await spawning
+        except BaseException:
+            if spawning.done() and not spawning.cancelled() and spawning.exception() is None:
+                spawning.result().close()  # the caller ends the walls, and the child with them
+            spawning.cancel()
+            raise
+        finally:
+            os.close(wait)
+            os.close(gate)

@@ -1,0 +1,215 @@
+"""Any Jupyter kernel, driven by jupyter_client over `ipc` inside the same walls. Stock ipykernel is our oracle.
+
+The kernel's sockets lie in a folder of the sandbox's own /tmp; from outside they are reached through the root of the
+sandbox's first process, so nothing is left on the node when the walls go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import secrets
+import signal
+from typing import TYPE_CHECKING, Any
+
+from raybox_actors.kernels.base import (
+    CodeError,
+    Display,
+    Finished,
+    InputAccepted,
+    KernelFailed,
+    Output,
+    Sink,
+)
+from raybox_actors.kernels.place import Place
+from raybox_actors.kernels.zygote_client import Child
+
+if TYPE_CHECKING:
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+
+START_LIMIT_S = 60.0
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+
+class StockKernel:
+    """A Kernel (base.py) that speaks Jupyter's own protocol. `argv` may contain {connection_file}."""
+
+    def __init__(self, place: Place, cwd: str, argv: list[str] | None = None) -> None:
+        self._place, self._cwd = place, cwd
+        self._argv = argv or [place.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        self._child: Child | None = None
+        self._client: AsyncKernelClient | None = None
+        self._stdio: list[int] = []
+        self._death: asyncio.Task[None] | None = None
+        self._dead: str | None = None
+        self._died = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+        self._running = False
+
+    async def start(self) -> None:
+        from jupyter_client.asynchronous.client import AsyncKernelClient  # 0.3 s of imports that not every actor needs
+
+        folder = f"/tmp/.kernel-{secrets.token_hex(4)}"  # noqa: S108  # inside the sandbox
+        connection: dict[str, Any] = {
+            "transport": "ipc",
+            "ip": f"{folder}/s",
+            "key": secrets.token_hex(16),
+            "signature_scheme": "hmac-sha256",
+            **{f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)},
+        }
+        connection_file = f"{folder}/connection.json"
+        argv = [part.format(connection_file=connection_file) for part in self._argv]
+        try:
+            await self._launch(argv, {connection_file: json.dumps(connection)})
+            outside = f"/proc/{self._place.walls.first_pid}/root{folder}/s"
+            client: AsyncKernelClient = AsyncKernelClient()
+            client.load_connection_info({**connection, "ip": outside})
+            self._client = client
+            client.start_channels(hb=False, stdin=False)
+            async with asyncio.timeout(START_LIMIT_S):
+                ready = asyncio.create_task(client.wait_for_ready())
+                died = asyncio.create_task(self._died.wait())
+                await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)
+                died.cancel()
+                if self._dead is not None:
+                    ready.cancel()
+                    raise KernelFailed(f"the kernel ended before it was ready: {self._dead}")
+                await ready
+        except TimeoutError as error:
+            await self.stop()
+            raise KernelFailed(f"the kernel was not ready after {START_LIMIT_S:.0f} s") from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _launch(self, argv: list[str], files: dict[str, str]) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            request = {"op": "exec", "argv": argv, "files": files}
+            self._child = await self._place.enter(request, self._cwd, [null, null, null])
+        finally:
+            os.close(null)
+        self._death = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        assert self._child is not None
+        how = await self._child.wait()
+        self._dead = self._dead or how
+        self._died.set()
+
+    async def execute(self, code: str, env: dict[str, str], sink: Sink) -> Finished:
+        if self._dead is not None or self._client is None:
+            return Finished(ok=False, lost=True, reason=self._dead or "stopped")
+        self._running = True
+        try:
+            if env:
+                await self._silently(_set_environment(env))
+            finished = await self._run(code, sink)
+            if env and not finished.lost:
+                await self._silently(RESTORE_ENVIRONMENT)
+            return finished
+        finally:
+            self._running = False
+
+    async def _run(self, code: str, sink: Sink) -> Finished:
+        assert self._client is not None
+        message_id = self._client.execute(code, allow_stdin=False, stop_on_error=False)
+        reply = asyncio.create_task(self._client._async_recv_reply(message_id, timeout=None, channel="shell"))
+        died = asyncio.create_task(self._died.wait())
+        try:
+            while True:
+                await self._may_read.wait()
+                message = asyncio.create_task(self._client.get_iopub_msg(timeout=None))
+                await asyncio.wait({message, died}, return_when=asyncio.FIRST_COMPLETED)
+                if not message.done():
+                    message.cancel()
+                    return Finished(ok=False, lost=True, reason=self._dead or "ended")
+                content = message.result()
+                if content["parent_header"].get("msg_id") != message_id:
+                    continue
+                if content["msg_type"] == "status" and content["content"]["execution_state"] == "idle":
+                    break
+                publish(content["msg_type"], content["content"], sink)
+            await asyncio.wait({reply, died}, return_when=asyncio.FIRST_COMPLETED)
+            if not reply.done():
+                return Finished(ok=False, lost=True, reason=self._dead or "ended")
+            answer = reply.result()["content"]
+            if any(
+                item.get("source") == "ask_exit" and not item.get("keepkernel") for item in answer.get("payload", [])
+            ):
+                await self._died.wait()
+                return Finished(ok=False, lost=True, reason=self._dead or "ended")
+            return Finished(ok=answer["status"] == "ok")
+        finally:
+            for task in (reply, died):
+                task.cancel()
+
+    async def _silently(self, code: str) -> None:
+        assert self._client is not None
+        with contextlib.suppress(queue.Empty, TimeoutError):
+            message_id = self._client.execute(code, silent=True, store_history=False, allow_stdin=False)
+            await self._client._async_recv_reply(message_id, timeout=10, channel="shell")
+
+    async def configure(self, env: dict[str, str]) -> None:
+        if env and self._dead is None:
+            await self._silently(f"import os as _os; _os.environ.update({env!r}); del _os")
+
+    async def exercise(self) -> None: ...
+
+    def interrupt(self) -> None:
+        if self._running:
+            self._signal(signal.SIGINT)
+
+    def pause(self) -> None:
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        self._may_read.set()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None and self._child.pidfd >= 0 and self._dead is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, number)
+
+    async def stop(self) -> None:
+        self._signal(signal.SIGKILL)
+        if self._death is not None:
+            await self._death
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client.context.destroy(linger=0)
+            self._client = None
+        if self._child is not None:
+            self._child.close()
+
+
+def publish(kind: str, content: dict[str, Any], sink: Sink) -> None:
+    """Jupyter's iopub messages as events; what the contract has no word for is left out."""
+    if kind == "execute_input":
+        sink(InputAccepted(int(content["execution_count"])))
+    elif kind == "stream":
+        sink(Output("stderr" if content["name"] == "stderr" else "stdout", content["text"]))
+    elif kind in ("execute_result", "display_data", "update_display_data"):
+        main, update = kind == "execute_result", kind == "update_display_data"
+        sink(Display(content["data"], content.get("metadata") or {}, main, update))
+    elif kind == "error":
+        sink(CodeError(content["ename"], content["evalue"], tuple(content["traceback"])))
+
+
+RESTORE_ENVIRONMENT = """
+import os as _os
+for _name, _value in _raybox_before.items():
+    _os.environ.pop(_name, None) if _value is None else _os.environ.__setitem__(_name, _value)
+del _os, _name, _value, _raybox_before
+"""
+
+
+def _set_environment(env: dict[str, str]) -> str:
+    return (
+        f"import os as _os\n_raybox_before = {{_n: _os.environ.get(_n) for _n in {list(env)!r}}}\n"
+        f"_os.environ.update({env!r}); del _os"
+    )

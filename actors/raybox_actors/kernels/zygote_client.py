@@ -1,0 +1,113 @@
+"""Asking a node's zygote for processes inside walls (guest/zygote.py tells the protocol)."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from raybox_actors.kernels.base import KernelFailed
+
+#: A fork takes about 10 ms; a zygote that is being started anew takes two seconds.
+ANSWER_LIMIT_S = 20.0
+MAX_ANSWER_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that the zygote forked. `pid` is the host's; the zygote reaps it."""
+
+    pid: int
+    pidfd: int
+    connection: socket.socket
+
+    async def wait(self) -> str:
+        """How it ended, in words: "exit status 3", "killed by SIGKILL". Returns when it is gone."""
+        await wait_readable(self.pidfd)
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
+            answer = json.loads(await receive(self.connection, 1.0))
+            status = int(answer["status"])
+            return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        return "ended"  # its zygote went away and took the status with it
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.connection.close()
+            self.pidfd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteClient:
+    """Of one zygote, by the address of its socket. Safe to share."""
+
+    address: str
+    waits_for_zygote_s: float = field(default=10.0)
+
+    async def spawn(self, request: dict[str, Any], fds: list[int]) -> Child:
+        """Send one request with descriptors (ours stay open). Raises KernelFailed, also when there is no zygote."""
+        connection = await self._connect()
+        try:
+            rights = array.array("i", fds)
+            connection.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            answer = json.loads(await receive(connection, ANSWER_LIMIT_S))
+            if "error" in answer:
+                raise KernelFailed(str(answer["error"]))
+            pid = int(answer["pid"])
+            return Child(pid, os.pidfd_open(pid), connection)
+        except (OSError, ValueError, TimeoutError) as error:
+            connection.close()
+            raise KernelFailed(f"the zygote did not answer: {type(error).__name__}: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _connect(self) -> socket.socket:
+        """A zygote that died is started anew by its node agent; wait for that."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.waits_for_zygote_s
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            connection.setblocking(False)
+            try:
+                connection.connect(self.address)
+                return connection
+            except OSError as error:
+                connection.close()
+                if loop.time() > deadline:
+                    raise KernelFailed(f"no zygote at {self.address}: {error}") from error
+            await asyncio.sleep(0.02)
+
+
+async def wait_readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        loop.remove_reader(fd)
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(fd, wake)
+    try:
+        await future
+    finally:
+        loop.remove_reader(fd)
+
+
+async def receive(connection: socket.socket, limit_s: float) -> bytes:
+    async with asyncio.timeout(limit_s):
+        while True:
+            try:
+                data = connection.recv(MAX_ANSWER_BYTES)
+            except BlockingIOError:
+                await wait_readable(connection.fileno())
+                continue
+            if not data:
+                raise ConnectionResetError("the zygote hung up")
+            return data

@@ -1,0 +1,162 @@
+"""NodeAgent: one Ray actor per node that hosts sandboxes. It owns the zygote and sweeps orphans.
+
+No sandbox depends on it while it runs: kernels outlive the zygote, and a restarted agent brings up a new one at the
+same address. Only new kernels wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from raybox_actors.config import NodeFacts, PoolConfig
+from raybox_actors.errors import InternalError
+from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed, sweep
+from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.walls import write_skeleton
+from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
+from raybox_template.build import ensure
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 10.0
+#: Kernels whose zygote died are ours to reap, and whoever destroys their sandbox waits for that.
+REAP_INTERVAL_S = 0.5
+#: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
+RESTART_LIMIT = 5
+RETRY_DELAY_S = 0.5
+
+
+class NodeAgent:
+    """Plain class of the actor; whoever creates it wraps it with ray.remote. All methods are async and idempotent."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self._config = config
+        self._folder = Path(config.run_dir) / config.name
+        self._zygote: ZygoteProcess | None = None
+        self._facts: NodeFacts | None = None
+        self._ready = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        self._stopping = False
+        #: Orphans found and killed since the start; should stay zero.
+        self.orphans_swept = 0
+
+    async def start(self) -> NodeFacts:
+        """Return when the zygote is ready. Builds the template first if this node does not have it (about 20 s).
+
+        Raises InternalError with the reason when the zygote cannot be had.
+        """
+        if self._starting is None or (self._starting.done() and not self._stopping):
+            self._starting = asyncio.create_task(self._run())
+        ready = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait({ready, self._starting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self._facts is None or not self._ready.is_set():
+            raise InternalError(f"this node's zygote cannot be started: {self._failure}")
+        return self._facts
+
+    async def facts(self) -> NodeFacts:
+        """What the sandbox actors of this node need to know; waits for the zygote."""
+        return await self.start()
+
+    async def ping(self) -> dict[str, int | bool]:
+        ready = self._zygote is not None and self._zygote.alive and self._ready.is_set()
+        zygote_pid = self._zygote.pid if self._zygote is not None else 0
+        return {
+            "pid": os.getpid(),
+            "zygote_pid": zygote_pid,
+            "zygote_ready": ready,
+            "orphans_swept": self.orphans_swept,
+        }
+
+    async def _run(self) -> None:
+        """Keep a zygote running until `stop`; sweep and reap now and then."""
+        failures = 0
+        try:
+            template = await asyncio.to_thread(ensure, self._config.template)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            skeleton = self._folder / "etc"
+            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            address = str(self._folder / "zygote.sock")
+            read_only = tuple(str(prefix) for prefix in template.prefixes)
+            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
+            adopt_orphans()
+            self._sweep()
+            while not self._stopping and failures < RESTART_LIMIT:
+                try:
+                    await self._keep_zygote(str(template.python), address)
+                    failures = 0
+                except (InternalError, OSError) as error:
+                    failures, self._failure = failures + 1, error
+                    logger.warning("the zygote did not start: %s", error)
+                    await asyncio.sleep(failures * RETRY_DELAY_S)
+        except Exception as error:
+            logger.exception("node agent")
+            self._failure = error
+
+    async def _keep_zygote(self, python: str, address: str) -> None:
+        """One zygote from its start to its end. Raises InternalError or OSError if it never was ready."""
+        # Spawned from this thread, the actor's loop, which lives as long as the actor.
+        zygote = self._zygote = spawn_zygote(python, address, self._folder / "zygote.log")
+        try:
+            await asyncio.to_thread(zygote.wait_until_ready)
+            self._ready.set()
+            await self._watch(zygote)
+        finally:
+            self._ready.clear()
+            zygote.stop()
+
+    async def _watch(self, zygote: ZygoteProcess) -> None:
+        """Return when it has ended."""
+        pidfd = os.pidfd_open(zygote.pid)
+        ended = asyncio.create_task(wait_readable(pidfd))
+        loop = asyncio.get_running_loop()
+        next_sweep_s = loop.time()
+        try:
+            while not ended.done():
+                if loop.time() >= next_sweep_s:
+                    self._sweep()
+                    next_sweep_s = loop.time() + SWEEP_INTERVAL_S
+                await asyncio.wait({ended}, timeout=REAP_INTERVAL_S)
+                if has_children_besides(zygote.pid):
+                    reap_sandboxed()
+        finally:
+            ended.cancel()
+            await asyncio.wait({ended})
+            os.close(pidfd)
+
+    def _sweep(self) -> None:
+        """Never raises: sandboxes need the zygote more than they need this."""
+        assert self._facts is not None
+        own = self._zygote.pid if self._zygote is not None and self._zygote.alive else None
+        try:
+            found = sweep(f"{self._config.name}:", self._facts.zygote_address, own)
+        except OSError:
+            logger.exception("sweep")
+            return
+        for orphan in found:
+            self.orphans_swept += 1
+            logger.warning("swept an orphan: %s, pid %d", orphan.what, orphan.pid)
+
+    async def stop(self) -> None:
+        """End the zygote and remove what this agent made on the node."""
+        self._stopping = True
+        if self._zygote is not None and self._zygote.alive:
+            self._zygote.process.kill()  # and no more: whoever waits for it cleans up
+        if self._starting is not None:
+            await asyncio.wait({self._starting}, timeout=5)
+        for name in ("zygote.sock", "zygote.log"):
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._folder / "etc", ignore_errors=True)
+            self._folder.rmdir()

@@ -1,0 +1,433 @@
+"""SandboxActor: the Ray actor that holds one sandbox at a time, and is recycled when it ends.
+
+What happens next is decided by the pure machine of lifecycle.py; here its instructions are carried out. Everything
+runs on the loop of the default group; control calls come in on a thread of their own and are handed over, so that they
+are answered however many executions wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
+from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.lifecycle import (
+    AnswerClaim,
+    ArmDeadline,
+    BuildWalls,
+    Claimed,
+    DeadlineMoved,
+    DeadlinePassed,
+    Destroyed,
+    DestroyWalls,
+    DisarmDeadline,
+    Event,
+    Exit,
+    KillAsked,
+    Lifecycle,
+    NotifyPool,
+    PrepareAsked,
+    Prepared,
+    PrepareFailed,
+    RecordTombstone,
+    StopAsked,
+    WallsDied,
+)
+from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
+from raybox_actors.session import Session, SessionOptions, open_session
+from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+#: For ray.remote(concurrency_groups=...): calls that must be answered even when the actor is full of executions.
+CONCURRENCY_GROUPS = {"control": 64}
+#: How often an actor without a sandbox looks whether its pool still exists, and after how many misses it ends itself.
+POOL_CHECK_INTERVAL_S, POOL_CHECK_MISSES = 30.0, 4
+#: How often a change in the number of running executions is worth a message to the pool manager.
+BUSY_NOTICE_S = 0.5
+NOTICE_DELAY_S = 0.01
+
+
+class SandboxActor:
+    """Plain class of the actor; whoever creates it wraps it with ray.remote(concurrency_groups=CONCURRENCY_GROUPS).
+
+    Every method that takes a `sandbox_id` raises SandboxLost with the cause for one that lived here, NotFound for any
+    other that is not the current one.
+    """
+
+    def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
+        self._config, self._node_id, self._slot = config, node_id, slot
+        self._name = sandbox_actor_name(config, node_id, slot)
+        self._life = Lifecycle()
+        self._sequence = 0
+        self._failure = ""  #: of the last preparation
+        self._notice: asyncio.TimerHandle | None = None
+        self._busy_timer: asyncio.TimerHandle | None = None
+        self._running_told = 0  #: what the pool was last told of the executions that run
+        self._info: SandboxInfo | None = None
+        self._session: Session | None = None
+        self._building: asyncio.Task[None] | None = None
+        self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
+        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._facts: NodeFacts | None = None
+        self._manager: Any = None
+
+    # ---- the pool's calls ----
+
+    async def start(self) -> SlotDescription:
+        """Learn of the node; before anything else. Idempotent. InternalError when the node agent cannot help."""
+        if self._facts is not None:
+            return self._describe()
+        self._loop = asyncio.get_running_loop()
+        agent = await asyncio.to_thread(
+            ray.get_actor, node_agent_name(self._config, self._node_id), namespace=NAMESPACE
+        )
+        self._facts = await agent.facts.remote()
+        self._spawn(self._watch_pool())
+        return self._describe()
+
+    async def prepare(self) -> SlotDescription:
+        """Have walls and a parked kernel ready, if the slot is free. Raises InternalError when they cannot be had."""
+        self._failure = ""
+        self._apply(PrepareAsked())
+        while self._life.state == "preparing":
+            await self._change()
+        if self._failure:
+            raise InternalError(self._failure)
+        return self._describe()
+
+    async def claim(self, request: CreateRequest) -> SandboxInfo:
+        """Make this slot's sandbox the caller's; the first of two wins. Returns when it answers.
+
+        Raises SlotTaken (try another slot), BadRequest, InternalError (the walls could not be built), SandboxLost (it
+        ended while it was being handed over).
+        """
+        if not 0 < request.timeout_s <= self._config.max_timeout_s:
+            raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        if self._life.state not in ("idle", "preparing", "warm"):
+            raise SlotTaken(f"slot {self._slot} is {self._life.state}")
+        entropy = secrets.token_bytes(ENTROPY_BYTES)
+        sandbox_id = mint(self._config.secret, self._node_id, self._slot, self._life.epoch, entropy)
+        now = time.time()
+        info = self._info = self._birth(sandbox_id, request, now)
+        answer = self._claims[sandbox_id] = asyncio.get_running_loop().create_future()
+        try:
+            self._apply(Claimed(sandbox_id, info.end_at_s, now))
+            outcome = await answer
+        finally:
+            del self._claims[sandbox_id]
+        if outcome.outcome == "taken":
+            raise SlotTaken(outcome.reason)
+        if outcome.outcome == "failed":
+            raise InternalError(f"the sandbox could not be created: {outcome.reason}")
+        if request.env_vars:
+            await self._running(sandbox_id).configure(request.env_vars)
+        return self._current(sandbox_id)
+
+    @ray.method(concurrency_group="control")
+    async def describe(self) -> SlotDescription:
+        return await self._on_loop(self._described)
+
+    @ray.method(concurrency_group="control")
+    async def ping(self) -> int:
+        """The actor's pid, for tests and operators."""
+        return os.getpid()
+
+    async def retire(self) -> None:
+        """End the sandbox, if any, and then the actor's process. The call itself ends with the actor's death."""
+        self._apply(StopAsked())
+        while self._life.state != "stopped":
+            await self._change()
+        ray.actor.exit_actor()
+
+    # ---- the sandbox's control plane ----
+
+    @ray.method(concurrency_group="control")
+    async def info(self, sandbox_id: str) -> SandboxInfo:
+        async def read() -> SandboxInfo:
+            return self._current(sandbox_id)
+
+        return await self._on_loop(read)
+
+    async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
+        """Extend the deadline to at least now + timeout_s. The flag says whether it was resumed; there is no pause."""
+        info = self._current(sandbox_id)
+        end_at_s = time.time() + self._checked(timeout_s)
+        if end_at_s > info.end_at_s:
+            info = self._move_deadline(end_at_s)
+        return info, False
+
+    async def set_timeout(self, sandbox_id: str, timeout_s: float) -> None:
+        self._current(sandbox_id)
+        epoch = self._life.epoch
+        self._move_deadline(time.time() + self._checked(timeout_s))
+        if timeout_s == 0:
+            await self._ended(epoch)
+
+    @ray.method(concurrency_group="control")
+    async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
+        """End the sandbox; returns when nothing of it is left."""
+
+        async def end() -> None:
+            self._current(sandbox_id)
+            epoch = self._life.epoch
+            self._apply(KillAsked(cause))
+            await self._ended(epoch)
+
+        await self._on_loop(end)
+
+    # ---- executions and contexts ----
+
+    async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
+        """Session.execute of the current sandbox."""
+        batch = await self._running(sandbox_id).execute(request)
+        if not batch.done:
+            self._watch_busy()
+        return batch
+
+    async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
+        return await self._running(sandbox_id).poll(execution_id, after_seq, wait_s)
+
+    @ray.method(concurrency_group="control")
+    async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
+        async def interrupt() -> None:
+            self._running(sandbox_id).interrupt(execution_id)
+
+        await self._on_loop(interrupt)
+
+    async def create_context(self, sandbox_id: str, language: str | None, cwd: str | None) -> ContextInfo:
+        return await self._running(sandbox_id).create_context(language, cwd)
+
+    async def contexts(self, sandbox_id: str) -> list[ContextInfo]:
+        return self._running(sandbox_id).contexts()
+
+    async def restart_context(self, sandbox_id: str, context_id: str) -> None:
+        await self._running(sandbox_id).restart_context(context_id)
+
+    async def remove_context(self, sandbox_id: str, context_id: str) -> None:
+        await self._running(sandbox_id).remove_context(context_id)
+
+    # ---- what they share ----
+
+    def _current(self, sandbox_id: str) -> SandboxInfo:
+        if sandbox_id == self._life.sandbox_id and self._info is not None:
+            return self._info
+        if cause := self._life.cause_of(sandbox_id):
+            raise SandboxLost(sandbox_id, cause)
+        raise NotFound("sandbox", sandbox_id)
+
+    def _running(self, sandbox_id: str) -> Session:
+        self._current(sandbox_id)
+        if self._session is None:  # claimed a moment ago, and nobody was told its id yet
+            raise NotFound("sandbox", sandbox_id)
+        return self._session
+
+    def _checked(self, timeout_s: float) -> float:
+        if not 0 <= timeout_s <= self._config.max_timeout_s:
+            raise BadRequest(f"timeout must be at least 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        return timeout_s
+
+    def _move_deadline(self, end_at_s: float) -> SandboxInfo:
+        assert self._info is not None
+        self._info = dataclasses.replace(self._info, end_at_s=end_at_s)
+        self._apply(DeadlineMoved(end_at_s))
+        return self._info
+
+    async def _ended(self, epoch: int) -> None:
+        """Wait until nothing of this epoch is left."""
+        while self._life.epoch == epoch:
+            await self._change()
+
+    async def _on_loop(self, work: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Do `work` on the loop of the default group, where all the state lives."""
+        if self._loop is None:
+            raise InternalError("the sandbox actor has not been started")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), self._loop))
+
+    async def _described(self) -> SlotDescription:
+        return self._describe()
+
+    def _describe(self) -> SlotDescription:
+        return SlotDescription(
+            actor_name=self._name,
+            node_id=self._node_id,
+            slot=self._slot,
+            epoch=self._life.epoch,
+            state=self._life.state,
+            info=self._info if self._life.sandbox_id is not None else None,
+            executions_running=self._session.executions_running if self._session is not None else 0,
+            sequence=self._sequence,
+        )
+
+    def _birth(self, sandbox_id: str, request: CreateRequest, now: float) -> SandboxInfo:
+        config = self._config
+        return SandboxInfo(
+            sandbox_id=sandbox_id,
+            template=request.template,
+            state="running",
+            started_at_s=now,
+            end_at_s=now + request.timeout_s,
+            metadata=dict(request.metadata),
+            cpu_count=config.cpu_count,
+            memory_mib=config.memory_mib,
+            disk_mib=config.disk_mib,
+            owner=request.owner,
+            envd_access_token=secrets.token_urlsafe(24) if request.secure else None,
+            traffic_access_token=None if request.allow_public_traffic else secrets.token_urlsafe(24),
+            allow_internet_access=request.allow_internet_access,
+            network=request.network,
+            auto_pause=request.auto_pause,
+            node_id=self._node_id,
+            idempotency_key=request.idempotency_key,
+        )
+
+    # ---- carrying out the machine's instructions ----
+
+    def _apply(self, event: Event) -> None:
+        for instruction in self._life.handle(event):
+            match instruction:
+                case BuildWalls():
+                    self._building = self._spawn(self._build())
+                case DestroyWalls(cause):
+                    self._spawn(self._destroy(cause))
+                case ArmDeadline(deadline_s):
+                    self._disarm()
+                    delay_s = max(0.0, deadline_s - time.time())
+                    self._timer = asyncio.get_running_loop().call_later(delay_s, self._time_is_up)
+                case DisarmDeadline():
+                    self._disarm()
+                case AnswerClaim(sandbox_id):
+                    claim = self._claims.get(sandbox_id)
+                    if claim is not None and not claim.done():
+                        claim.set_result(instruction)
+                case NotifyPool():
+                    self._notify()
+                case RecordTombstone():
+                    pass  # the machine's own ring is what we have; a durable store may follow
+                case Exit():
+                    pass  # `retire` waits for the state
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_is_up(self) -> None:
+        self._apply(DeadlinePassed(time.time()))
+
+    async def _build(self) -> None:
+        try:
+            self._session = await open_session(self._options(), lambda: self._apply(WallsDied("internal")))
+            if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
+                await self._session.exercise()
+        except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
+            if not isinstance(error, RayboxError | OSError):
+                logger.exception("slot %d", self._slot)
+            self._failure = f"{type(error).__name__}: {error}"
+            self._apply(PrepareFailed(self._failure))
+        else:
+            self._apply(Prepared())
+
+    def _options(self) -> SessionOptions:
+        facts, config = self._facts, self._config
+        if facts is None:
+            raise InternalError("the sandbox actor has not been started")
+        policy = WallsPolicy(
+            home_mib=config.disk_mib, read_only=facts.read_only, mark=f"{config.name}:{self._slot}:{self._life.epoch}"
+        )
+        return SessionOptions(
+            slot=self._slot,
+            zygote_address=facts.zygote_address,
+            python=facts.python,
+            skeleton=Path(facts.skeleton),
+            policy=policy,
+            kernel=config.kernel,
+        )
+
+    async def _destroy(self, cause: Cause) -> None:
+        """All of this epoch away: first whoever waits is told, then the processes go."""
+        building, self._building = self._building, None
+        if building is not None and not building.done():
+            building.cancel()
+            await asyncio.wait({building})
+        session, self._session = self._session, None
+        info, self._info = self._info, None
+        if session is not None:
+            try:
+                await session.close(SandboxLost(info.sandbox_id, cause) if info is not None else None)
+            except Exception:  # DestroyWalls must not fail; closing the walls is the last thing that `close` leaves out
+                logger.exception("slot %d", self._slot)
+        self._apply(Destroyed())
+
+    def _notify(self) -> None:
+        """Tell the manager, a moment later and without waiting: whoever waits for this change hears of it first, and
+        changes that follow at once are one message. The manager asks us when it has missed something."""
+        self._sequence += 1
+        if self._notice is None and self._manager is not None:
+            self._notice = asyncio.get_running_loop().call_later(NOTICE_DELAY_S, self._send_notice)
+
+    def _send_notice(self) -> None:
+        self._notice = None
+        self._manager.slot_changed.remote(self._describe())
+
+    def _watch_busy(self) -> None:
+        """The pool refills more slowly while cells run; it hears of those that take their time, now and then."""
+        if self._busy_timer is None:
+            self._busy_timer = asyncio.get_running_loop().call_later(BUSY_NOTICE_S, self._tell_busy)
+
+    def _tell_busy(self) -> None:
+        self._busy_timer = None
+        running = self._session.executions_running if self._session is not None else 0
+        if running != self._running_told:
+            self._running_told = running
+            self._notify()
+        if running:
+            self._watch_busy()
+
+    async def _watch_pool(self) -> None:
+        """Know the manager; end this actor when its pool has been gone for long and nobody uses the sandbox."""
+        misses = 0
+        while True:
+            try:
+                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                misses = 0
+            except ValueError:
+                misses += 1
+            except Exception as error:  # the cluster does not answer, which says nothing of the pool
+                logger.warning("slot %d cannot look for its pool: %r", self._slot, error)
+            # Looked at in the same step as the misses: a sandbox that was claimed meanwhile is somebody's.
+            if misses >= POOL_CHECK_MISSES and self._life.sandbox_id is None:
+                break
+            await asyncio.sleep(POOL_CHECK_INTERVAL_S)
+        logger.warning("the pool is gone; ending slot %d", self._slot)
+        self._apply(StopAsked("owner_died"))
+        while self._life.state != "stopped":
+            await self._change()
+        os._exit(0)
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,339 @@
+"""One sandbox from walls up to walls down: its contexts and executions. Knows nothing of Ray, leases or slots."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
+from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, RayboxError
+from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
+from raybox_actors.isolation.policy import HOME, WallsPolicy, base_environment
+from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
+from raybox_actors.kernels.base import Kernel, KernelFailed
+from raybox_actors.kernels.forked import ForkedKernel
+from raybox_actors.kernels.place import Place
+from raybox_actors.kernels.stock import StockKernel
+from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
+from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+#: Killing all there is in a sandbox takes about 5 ms. It takes for ever where a dead kernel is a zombie of somebody
+#: outside who does not reap; its memory and its mounts are gone all the same.
+CLOSE_LIMIT_S = 5.0
+
+LANGUAGES = {"": "python", "python": "python", "python3": "python", "py": "python"}
+KERNELS: dict[str, Callable[[Place, str], Kernel]] = {"raybox": ForkedKernel, "ipykernel": StockKernel}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a node gives every sandbox on it."""
+
+    slot: int
+    zygote_address: str
+    python: str
+    skeleton: Path
+    policy: WallsPolicy = field(default_factory=WallsPolicy)
+    output: OutputLimits = field(default_factory=OutputLimits)
+    timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
+    kernel: str = "raybox"  #: or "ipykernel"
+    max_contexts: int = 64
+    max_waiting: int = 256  #: executions that have not ended
+    unobserved_s: float = 30.0  #: a cell that nobody has asked about for this long is interrupted
+    first_wait_s: float = 0.1  #: how long `execute` waits for first events before it answers with none
+
+
+class Session:
+    """Made by `open_session`; ended by `close`. Every method runs on the loop that made it."""
+
+    def __init__(self, options: SessionOptions, walls: Walls, on_death: Callable[[], None]) -> None:
+        self.options = options
+        self._walls = walls
+        prefix = str(Path(options.python).parent.parent)
+        zygote = ZygoteClient(options.zygote_address)
+        env = base_environment(prefix)
+        self._place = Place(walls, zygote, options.policy, options.slot, options.python, env)
+        self._contexts: dict[str, Context] = {}
+        self._default: dict[str, Context] = {}
+        self._default_turn = asyncio.Lock()
+        self._log = ExecutionLog()
+        self._starting = 0  #: contexts that are being created
+        self._runs: dict[str, asyncio.Task[None]] = {}  #: by execution, until it is off its context's hands
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._walls_ended = asyncio.Event()
+        self._closer: asyncio.Task[None] | None = None
+        self._reason: RayboxError | None = None
+        self._spawn(self._watch_walls(on_death))
+
+    @property
+    def _closing(self) -> bool:
+        return self._closer is not None
+
+    def _spawn(self, work: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _owned(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Do `work` as a task that `close` ends before the walls' descriptors go: their numbers will be used again.
+
+        Raises what `close` was given if it did. Cancellation of the caller cancels `work`.
+        """
+        if self._closing:
+            work.close()
+            raise self._gone()
+        try:
+            return await self._spawn(work)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._closing and (caller is None or not caller.cancelling()):
+                raise self._gone() from None
+            raise
+
+    def _gone(self) -> RayboxError:
+        return self._reason or NotFound("sandbox", "")
+
+    async def _watch_walls(self, on_death: Callable[[], None]) -> None:
+        await wait_readable(self._walls.pidfd)
+        self._walls_ended.set()
+        if not self._closing:
+            on_death()
+
+    async def _ends(self, within_s: float) -> bool:
+        """Whether the walls have ended by then, or are about to be closed."""
+        if not self._closing:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._walls_ended.wait(), within_s)
+        return self._closing or self._walls_ended.is_set()
+
+    async def park(self) -> None:
+        """Have the default Python context ready before anybody asks. Raises InternalError."""
+        await self._default_context("python")
+
+    async def exercise(self) -> None:
+        """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
+        for context in self._contexts.values():
+            await context.exercise()
+
+    async def configure(self, env: dict[str, str]) -> None:
+        """The sandbox's own environment variables: for every kernel there is and will be."""
+        self._place.env = {**self._place.env, **env}
+        for context in self._contexts.values():
+            await context.configure(env)
+
+    # ---- executions ----
+
+    async def execute(self, request: ExecuteRequest) -> EventBatch:
+        """Start a cell, unless its id is known; answer with its first events (values.EventBatch).
+
+        Raises NotFound (context; or an execution that ended and is no longer held), BadRequest, LimitReached,
+        InternalError (no kernel to be had). Cancellation leaves a cell that was started running.
+        """
+        if not self._log.known(request.execution_id):
+            await self._start(request)
+        return await self._log.get(request.execution_id).wait(0, self.options.first_wait_s)
+
+    async def _start(self, request: ExecuteRequest) -> None:
+        if request.context_id is not None and request.language is not None:
+            raise BadRequest("Only one of context_id or language can be provided")
+        running = self._log.running()
+        if len(running) >= self.options.max_waiting:
+            raise LimitReached(f"{len(running)} executions have not ended; the limit is {self.options.max_waiting}")
+        if request.context_id is not None:
+            context = self._context(request.context_id)
+        else:
+            context = await self._default_context(normal_language(request.language))
+        if self._closing:
+            raise self._gone()
+        if self._log.known(request.execution_id):  # another call with this id came while a kernel started
+            return
+        execution = Execution(
+            request, self.options.output, asyncio.get_running_loop(), lambda full: context.press(execution, full)
+        )
+        self._log.add(execution)
+        self._runs[request.execution_id] = self._spawn(self._run(context, execution))
+
+    async def _run(self, context: Context, execution: Execution) -> None:
+        loop = asyncio.get_running_loop()
+        # One handle at a time, cancelled at the end: a timer that outlives its cell would keep all of its output.
+        handle: asyncio.TimerHandle | None = None
+
+        def look_for_observer() -> None:
+            nonlocal handle
+            unobserved_s = self.options.unobserved_s
+            delay_s = execution.observed_at_s + unobserved_s - loop.time()
+            if not execution.observers and delay_s <= 0:
+                self.interrupt(execution.request.execution_id)
+                delay_s = unobserved_s  # and again, should the cell shrug it off
+            handle = loop.call_later(unobserved_s if execution.observers else delay_s, look_for_observer)
+
+        if execution.request.interrupt_if_unobserved:
+            handle = loop.call_later(self.options.unobserved_s, look_for_observer)
+        try:
+            await context.run(execution)
+        finally:
+            if handle is not None:
+                handle.cancel()
+            self._runs.pop(execution.request.execution_id, None)
+
+    async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
+        """Raises NotFound for an execution that never was or is no longer held."""
+        return await self._log.get(execution_id).wait(after_seq, min(wait_s, 60.0))
+
+    def interrupt(self, execution_id: str) -> None:
+        """SIGINT to a running cell; a waiting one ends at once with ExecutionAborted. Raises NotFound."""
+        execution = self._log.get(execution_id)
+        for context in self._contexts.values():
+            if context.current is execution:
+                context.interrupt()
+                return
+        execution.abort()
+        if run := self._runs.get(execution_id):  # or it would keep its place in the queue
+            run.cancel()
+
+    @property
+    def executions_running(self) -> int:
+        return len(self._log.running())
+
+    # ---- contexts ----
+
+    async def create_context(self, language: str | None, cwd: str | None) -> ContextInfo:
+        """A new context with a kernel of its own. Raises BadRequest, LimitReached, InternalError."""
+        name = normal_language(language)
+        if len(self._contexts) + self._starting >= self.options.max_contexts:
+            raise LimitReached(f"the sandbox has {self.options.max_contexts} contexts, its limit")
+        context = self._make_context(name, cwd or HOME)
+        self._starting += 1
+        try:
+            await self._owned(context.start())
+        except KernelFailed as error:
+            # Our trouble, and no word of the sandbox about what it was asked: there is no zygote, or the walls fell.
+            if error.__cause__ is not None or await self._ends(LAST_MOMENTS_S):
+                raise InternalError(f"the context could not be created: {error}") from error
+            raise BadRequest(f"the context could not be created in {cwd or HOME!r}: {error}") from error
+        finally:
+            self._starting -= 1
+        self._contexts[context.info.context_id] = context
+        return context.info
+
+    def contexts(self) -> list[ContextInfo]:
+        """In the order of their creation."""
+        return [context.info for context in self._contexts.values()]
+
+    async def restart_context(self, context_id: str) -> None:
+        """A fresh kernel in the same context. Raises NotFound (also if it was removed meanwhile), InternalError."""
+        context = self._context(context_id)
+        try:
+            await self._owned(context.restart())
+        except KernelFailed as error:
+            self._context(context_id)
+            raise InternalError(f"the context could not be restarted: {error}") from error
+
+    async def remove_context(self, context_id: str) -> None:
+        """End it and what runs or waits in it. Raises NotFound."""
+        context = self._context(context_id)
+        del self._contexts[context_id]
+        for language, default in list(self._default.items()):
+            if default is context:
+                del self._default[language]
+        await self._owned(context.remove())
+
+    def _context(self, context_id: str) -> Context:
+        if found := self._contexts.get(context_id):
+            return found
+        raise NotFound("context", context_id)
+
+    def _make_context(self, language: str, cwd: str) -> Context:
+        kernel = KERNELS[self.options.kernel]
+        info = ContextInfo(secrets.token_hex(16), language, cwd)
+        return Context(info, lambda: kernel(self._place, cwd), self.options.timeouts, self._ends)
+
+    async def _default_context(self, language: str) -> Context:
+        if found := self._default.get(language):
+            return found
+        async with self._default_turn:
+            if language not in self._default:
+                context = self._make_context(language, HOME)
+                try:
+                    await self._owned(context.start())
+                except KernelFailed as error:
+                    raise InternalError(f"no kernel for the default context: {error}") from error
+                self._default[language] = self._contexts[context.info.context_id] = context
+            return self._default[language]
+
+    # ---- end ----
+
+    async def close(self, reason: RayboxError | None = None) -> None:
+        """End everything inside, wait until it is gone, release every descriptor. Idempotent.
+
+        reason: what observers of running executions are raised, and calls that come too late. The first counts.
+        On cancellation: it is finished first, which takes no longer than Walls.close allows.
+        """
+        if self._closer is None:
+            self._reason = reason
+            self._closer = asyncio.get_running_loop().create_task(self._close())
+        cancelled = None
+        while not self._closer.done():
+            try:
+                await asyncio.shield(self._closer)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        self._closer.result()
+
+    async def _close(self) -> None:
+        try:
+            if self._reason is not None:
+                for execution in self._log.running():
+                    execution.fail(self._reason)
+            self._walls.kill()
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks)
+            ended = await asyncio.gather(
+                *(context.remove() for context in self._contexts.values()), return_exceptions=True
+            )
+            for error in filter(None, ended):
+                logger.error("a context could not be ended: %r", error)
+            if not await self._walls.wait(CLOSE_LIMIT_S):
+                logger.error("something in the sandbox is dead and not reaped; going on without it")
+        finally:
+            self._walls.close()
+
+
+def normal_language(language: str | None) -> str:
+    """Raises BadRequest for one that is not there."""
+    asked = (language or "").strip().lower()
+    if found := LANGUAGES.get(asked):
+        return found
+    raise BadRequest(f"language {asked!r} is not available in this sandbox; available: python")
+
+
+async def open_session(options: SessionOptions, on_death: Callable[[], None]) -> Session:
+    """Build walls and park a Python kernel in them. `on_death` is called once if the walls end without `close`.
+
+    Blocks the loop for about 3 ms while bubblewrap starts: the thread of the loop must be the one whose end the walls
+    are tied to. Raises InternalError; then nothing is left. On cancellation, too.
+
+    on_death: the kernels went with the walls; what ran in them is told nothing until the caller calls `close`.
+    """
+    walls = start_walls(bwrap_arguments(options.policy, options.skeleton))
+    session = Session(options, walls, on_death)
+    try:
+        await session.park()
+    except BaseException:
+        await session.close()
+        raise
+    return session

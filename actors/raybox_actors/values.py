@@ -1,0 +1,132 @@
+"""Plain values that cross process boundaries between gateway, pool manager and sandbox actors. No I/O, no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: What a caller may see of a sandbox's life; the actor's own machine (lifecycle.py) has more states.
+PublicState = Literal["running", "paused"]
+
+DEFAULT_TEMPLATE = "code-interpreter-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What a caller asks for. `timeout_s` counts from the claim; times on the wire are whole seconds."""
+
+    template: str = DEFAULT_TEMPLATE
+    timeout_s: float = 300.0
+    metadata: dict[str, str] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict)
+    owner: str = ""  #: name of the API key that created it
+    secure: bool = True  #: issue an envd access token (v1 clients may decline)
+    allow_public_traffic: bool = True
+    allow_internet_access: bool = True  #: as asked; the walls have no network yet
+    network: dict[str, object] | None = None  #: as asked, echoed by info
+    auto_pause: bool = False
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """A live sandbox as its actor describes it. Times are unix seconds; `end_at_s` is stored, never recomputed."""
+
+    sandbox_id: str
+    template: str
+    state: PublicState
+    started_at_s: float
+    end_at_s: float
+    metadata: dict[str, str]
+    cpu_count: int
+    memory_mib: int
+    disk_mib: int
+    owner: str = ""
+    envd_access_token: str | None = None
+    traffic_access_token: str | None = None
+    allow_internet_access: bool = True
+    network: dict[str, object] | None = None
+    auto_pause: bool = False
+    node_id: str = ""
+    idempotency_key: str | None = None  #: of its creation; how a restarted manager knows what it has promised
+    timings_ms: dict[str, float] = field(default_factory=dict)  #: of its creation: queued, claimed, ready
+
+
+@dataclass(frozen=True, slots=True)
+class ContextInfo:
+    context_id: str
+    language: str
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteRequest:
+    """One cell. `context_id` None means the default context of `language` (None: python).
+
+    `execution_id` is the caller's or the gateway's; the same id never runs twice.
+    `timeout_s` None: no limit of the server's own. `interrupt_if_unobserved`: E2B's rule, that a client who
+    goes away interrupts its cell; false leaves it running.
+    """
+
+    execution_id: str
+    code: str
+    language: str | None = None
+    context_id: str | None = None
+    env_vars: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+    interrupt_if_unobserved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Consecutive events of one execution, numbered from `first_seq` (0-based), as contract 3.2 NDJSON.
+
+    `lines` is `count` JSON objects, each ended by one newline, ASCII only, ready for the wire. It may be empty when
+    nothing happened within the wait. `done`: the last event of the execution is in this batch or came before it.
+    To go on, poll with `after_seq = first_seq + count`. Asking for what the ring no longer holds starts at the oldest
+    event held, and `first_seq` says so.
+    """
+
+    execution_id: str
+    first_seq: int
+    count: int
+    lines: bytes
+    done: bool
+
+
+#: State of a slot (one sandbox actor), as its lifecycle machine names it.
+SlotState = Literal["idle", "preparing", "warm", "starting", "running", "paused", "destroying", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDescription:
+    """What a sandbox actor says of itself; all that the pool manager knows of it, and how it rebuilds its state."""
+
+    actor_name: str
+    node_id: str
+    slot: int
+    epoch: int  #: raised by every recycling
+    state: SlotState
+    info: SandboxInfo | None  #: of the claimed sandbox, in starting, running and paused
+    executions_running: int
+    sequence: int  #: raised by every change within this actor; an older description never replaces a newer one
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    node_id: str
+    alive: bool
+    zygote_ready: bool
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """`capacity` is the number of sandboxes that may live at once; `warm` ones need no walls built."""
+
+    nodes: list[NodeStatus]
+    slots_by_state: dict[str, int]
+    capacity: int
+    warm: int
+    busy: int  #: sandboxes with an execution running
+    claims_waiting: int

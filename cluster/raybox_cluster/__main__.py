@@ -1,0 +1,3 @@
+from raybox_cluster.cli import main
+
+main()

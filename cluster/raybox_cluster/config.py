@@ -1,0 +1,254 @@
+"""Options of `raybox up`: one typed, validated value, whether they come from the command line or from a YAML file.
+
+Every field of UpOptions is an option of the same name (`api_key` is `--api-key`, and `api-key:` or `api_key:` in the
+file). What the command line says wins over the file; what neither says has the default below. No I/O but reading the
+file; no Ray.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from raybox_actors.config import PoolConfig
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_KEY = re.compile(r"[!-~]{8,256}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+MAX_SANDBOXES = 100_000
+
+
+class OptionError(ValueError):
+    """An option that cannot be meant. One line that names the option; str() is fit for a terminal."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(option, reason)
+        self.option, self.reason = option, reason
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.reason}"
+
+
+def option_name(field_name: str) -> str:
+    """`api_key` -> `api-key`: how a field is called on the command line (behind `--`) and in the file."""
+    return field_name.replace("_", "-")
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise ValueError("must be at most 31 lower-case letters, digits and dashes, beginning with a letter")
+
+
+def _host(value: object) -> str:
+    if isinstance(value, str):
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            if _HOST_NAME.fullmatch(value) and not value.replace(".", "").isdigit():
+                return value
+    raise ValueError("must be an IP address or a host name to listen on")
+
+
+def _whole(low: int, high: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        raise ValueError(f"must be a whole number from {low} to {high}")
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                value = None
+        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+            return float(value)
+        raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+
+    return check
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise ValueError(f"must be one of {', '.join(words)}")
+
+    return check
+
+
+def _key(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and _KEY.fullmatch(value):
+        return value
+    raise ValueError("must be 8 to 256 printable ASCII characters without spaces")  # never quote a key
+
+
+def _address(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be HOST:PORT of a Ray cluster's GCS, or auto, or local")
+    value = value.strip()
+    if value == "local":
+        return None
+    if value == "auto":
+        return value
+    if value.startswith("ray://"):
+        raise ValueError("a Ray client address cannot host a pool; use HOST:PORT of the cluster's GCS")
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError("must be HOST:PORT of a Ray cluster's GCS, or auto, or local")
+    return value
+
+
+def _option(default: object, check: Callable[[object], object], hint: str, value_name: str) -> Any:
+    return field(default=default, metadata={"check": check, "help": hint, "value_name": value_name})
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `raybox up` shall start. Raises OptionError for the first value that cannot be meant."""
+
+    name: str = _option("raybox", _name, "Name of the pool; two pools of different names can run side by side.", "NAME")
+    host: str = _option("127.0.0.1", _host, "Where to listen. 0.0.0.0 lets other machines in.", "HOST")
+    port: int = _option(8000, _whole(0, 65_535), "Port to listen on; 0 picks a free one.", "PORT")
+    api_key: str | None = _option(None, _key, "Key that callers must send; generated if not given.", "KEY")
+    sandboxes: int = _option(
+        8, _whole(1, MAX_SANDBOXES), "The most sandboxes that may live at once, over all nodes.", "N"
+    )
+    warm: int = _option(2, _whole(0, MAX_SANDBOXES), "How many free ones are kept ready with a kernel parked.", "N")
+    kernel: str = _option(
+        "raybox",
+        _one_of("raybox", "ipykernel"),
+        "Python kernel: `raybox` is forked ready to run, `ipykernel` is the stock one.",
+        "KERNEL",
+    )
+    address: str | None = _option(
+        None,
+        _address,
+        "Ray cluster to join (HOST:PORT or auto); `local` starts one even if RAY_ADDRESS is set.",
+        "ADDRESS",
+    )
+    default_timeout_s: float = _option(
+        300.0, _seconds(1, 86_400), "How long a sandbox lives that was created without a timeout.", "SECONDS"
+    )
+    max_timeout_s: float = _option(
+        86_400.0, _seconds(1, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
+    )
+    admission_wait_s: float = _option(
+        5.0, _seconds(0, 600), "How long a create may wait for a free sandbox when the pool is full.", "SECONDS"
+    )
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            try:
+                object.__setattr__(self, one.name, one.metadata["check"](getattr(self, one.name)))
+            except ValueError as error:
+                raise OptionError(option_name(one.name), str(error)) from None
+        if self.warm > self.sandboxes:
+            raise OptionError("warm", f"{self.warm} sandboxes cannot be kept ready out of {self.sandboxes}")
+        if self.default_timeout_s > self.max_timeout_s:
+            raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
+
+    def __repr__(self) -> str:
+        shown = ((one.name, getattr(self, one.name)) for one in fields(self))
+        return f"UpOptions({', '.join(f'{n}={v!r}' for n, v in shown if n != 'api_key')})"
+
+    @property
+    def url_host(self) -> str:
+        """The host that a client on this machine uses: listening everywhere is reached through loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # compared, not bound
+        return f"[{host}]" if ":" in host else host
+
+    def pool(self, secret: bytes) -> PoolConfig:
+        """What the actors of this pool are told."""
+        return PoolConfig(
+            name=self.name,
+            secret=secret,
+            sandboxes=self.sandboxes,
+            warm=self.warm,
+            kernel=self.kernel,
+            run_dir=default_run_dir(),
+            admission_wait_s=self.admission_wait_s,
+            default_timeout_s=self.default_timeout_s,
+            max_timeout_s=self.max_timeout_s,
+        )
+
+
+def default_run_dir() -> str:
+    """Where sockets of the node's agents live: /run needs root; the rest of us have a folder of our own in /tmp.
+
+    Not XDG_RUNTIME_DIR: it goes away with the last login, under a detached pool's feet.
+    """
+    if os.geteuid() == 0:
+        return "/run/raybox"
+    return f"{tempfile.gettempdir()}/raybox-{os.geteuid()}"
+
+
+def resolve(
+    given: Mapping[str, object], file: Path | None = None, environment: Mapping[str, str] = os.environ
+) -> UpOptions:
+    """The options: `given` (by field name; None is "not given") over `file` over RAY_ADDRESS over the defaults."""
+    merged: dict[str, Any] = {}
+    if environment.get("RAY_ADDRESS"):
+        merged["address"] = environment["RAY_ADDRESS"]
+    if file is not None:
+        merged |= read_file(file)
+    merged |= {name: value for name, value in given.items() if value is not None}
+    return UpOptions(**merged)
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """Options of a YAML file, by field name. Raises OptionError, with the line where YAML itself is at fault."""
+    import yaml
+
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise OptionError(str(path), str(reason)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise OptionError(str(path), f"{where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if plain is None:
+        return {}
+    if not isinstance(plain, dict):
+        raise OptionError(str(path), "must be a mapping of option names to values")
+    known = {one.name: one for one in fields(UpOptions)}
+    found: dict[str, object] = {}
+    for key, value in plain.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise OptionError(
+                str(path), f"unknown option {str(key)!r}; the options are {', '.join(map(option_name, known))}"
+            )
+        if name in found:
+            raise OptionError(str(path), f"{option_name(name)} is given twice")
+        try:
+            found[name] = known[name].metadata["check"](value)
+        except ValueError as error:
+            raise OptionError(str(path), f"{option_name(name)} {error}") from None
+    return found
+
+
+def default_of(field_name: str) -> object:
+    """The default of one option, for help texts."""
+    one = next(one for one in fields(UpOptions) if one.name == field_name)
+    assert one.default is not MISSING
+    return one.default

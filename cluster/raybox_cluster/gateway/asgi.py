@@ -1,0 +1,100 @@
+"""The few ASGI pieces that both planes share: types, bodies in, JSON and text out, CORS."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from raybox_actors.errors import BadRequest
+
+__all__ = [
+    "CORS_HEADERS",
+    "ClientGone",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "headers_of",
+    "is_preflight",
+    "json_response",
+    "preflight_response",
+    "read_body",
+    "text_response",
+    "wait_until_gone",
+]
+
+#: Request headers by lower-case name. Of a repeated header the last one counts.
+Headers = Mapping[bytes, bytes]
+
+#: Browsers may use both planes from anywhere: credentials are headers that a page must know, never cookies.
+CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"*"),
+)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was complete; there is nobody to answer."""
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    return dict(scope["headers"])
+
+
+async def read_body(receive: Receive, headers: Headers, limit_bytes: int) -> bytes:
+    """The whole request body. Raises BadRequest beyond `limit_bytes` (before reading it, if its length is announced)
+    and ClientGone when the client leaves in the middle."""
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit_bytes):
+        raise BadRequest(f"the request body is longer than {limit_bytes} bytes")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise BadRequest(f"the request body is longer than {limit_bytes} bytes")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def wait_until_gone(receive: Receive) -> None:
+    """Return when the client has gone. Only for requests whose body has been read. A broken channel counts as gone."""
+    with contextlib.suppress(Exception):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:
+    """ASCII JSON. Starlette's own JSONResponse fails on lone surrogates, which callers can put into any string."""
+    body = json.dumps(value, separators=(",", ":")).encode("ascii")
+    return Response(body, status, headers, media_type="application/json")
+
+
+def text_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(text.encode("utf-8", "replace"), status, headers, media_type="text/plain")
+
+
+def is_preflight(method: str, headers: Iterable[bytes]) -> bool:
+    return method == "OPTIONS" and b"access-control-request-method" in headers
+
+
+def preflight_response() -> Response:
+    """Permissive. `*` covers every header but Authorization, which must be named."""
+    return Response(
+        status_code=204,
+        headers={
+            "access-control-allow-methods": "*",
+            "access-control-allow-headers": "*, Authorization",
+            "access-control-max-age": "7200",
+        },
+    )

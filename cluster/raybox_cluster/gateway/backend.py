@@ -1,0 +1,55 @@
+"""What the gateway needs of the pool. The real one speaks to Ray actors (backend_ray.py); it raises raybox errors."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+
+
+class Backend(Protocol):
+    """Every method may raise NotFound, SandboxLost, NoCapacity, BadRequest or InternalError; none blocks the loop."""
+
+    async def create(self, request: CreateRequest) -> SandboxInfo:
+        """Claim a sandbox; return when it answers. NoCapacity after the pool's admission wait."""
+        ...
+
+    async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
+        """Extend the deadline to at least now + timeout_s (never shorten); true if it was resumed from a pause."""
+        ...
+
+    async def info(self, sandbox_id: str) -> SandboxInfo: ...
+
+    async def sandboxes(self) -> list[SandboxInfo]:
+        """Every live sandbox of the pool, in no order."""
+        ...
+
+    async def kill(self, sandbox_id: str) -> None: ...
+
+    async def set_timeout(self, sandbox_id: str, timeout_s: float) -> None:
+        """Deadline = now + timeout_s; 0 expires it at once."""
+        ...
+
+    async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
+        """Start a cell (at most once per execution id) and return its first events, or none if it takes longer than
+        a few milliseconds to say anything; go on with `poll`."""
+        ...
+
+    async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
+        """Events from number `after_seq` on; waits up to `wait_s` for the next. Asking tells the sandbox that somebody
+        is listening, and that what came before `after_seq` has arrived. Idempotent."""
+        ...
+
+    async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
+        """Interrupt a running execution; nothing happens to one that ended."""
+        ...
+
+    async def create_context(self, sandbox_id: str, language: str | None, cwd: str | None) -> ContextInfo: ...
+
+    async def contexts(self, sandbox_id: str) -> list[ContextInfo]: ...
+
+    async def restart_context(self, sandbox_id: str, context_id: str) -> None: ...
+
+    async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
+
+    async def status(self) -> PoolStatus: ...

@@ -1,0 +1,90 @@
+"""How the pool's actors are made: all detached, without CPU of their own, with nothing in their runtime_env.
+
+A runtime_env would cost a second interpreter start for every actor. Task events are off: Ray keeps at most 100,000 of
+them, and ours would drive out the user's.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_cluster.pool.calls import Handle
+from raybox_cluster.pool.events import SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class ActorClasses:
+    """Where the classes are found, as "module:Class"; they are plain classes. Others only in tests."""
+
+    sandbox: str = "raybox_actors.sandbox_actor:SandboxActor"
+    node_agent: str = "raybox_actors.node_agent:NodeAgent"
+
+
+def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey) -> Handle:
+    """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks."""
+    cls = _load(classes.sandbox)
+    groups = getattr(importlib.import_module(cls.__module__), "CONCURRENCY_GROUPS", {})
+    # Ray's own annotations do not know this argument of its decorator.
+    actor_class = ray.remote(concurrency_groups=groups)(cls)  # type: ignore[call-overload]
+    return actor_class.options(
+        name=sandbox_actor_name(config, key.node_id, key.slot),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        max_restarts=0,
+        max_task_retries=0,
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False),
+        enable_task_events=False,
+    ).remote(config, key.node_id, key.slot)
+
+
+def ensure_node_agent(config: PoolConfig, classes: ActorClasses, node_id: str) -> Handle:
+    """The node's agent, started if there is none. Blocks."""
+    return (
+        ray.remote(_load(classes.node_agent))
+        .options(
+            name=node_agent_name(config, node_id),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            enable_task_events=False,
+        )
+        .remote(config)
+    )
+
+
+def ensure_manager(config: PoolConfig, classes: ActorClasses) -> Handle:
+    """The pool's manager, started if there is none. On the head node: no other outlives it. Blocks."""
+    from raybox_cluster.pool.manager import PoolManager
+
+    return (
+        ray.remote(PoolManager)
+        .options(
+            name=manager_name(config),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=10_000,  # every waiting create is a call under way
+            num_cpus=0,
+            resources={"node:__internal_head__": 0.001},
+            enable_task_events=False,
+        )
+        .remote(config, classes)
+    )
+
+
+def _load(where: str) -> type:
+    module, _, name = where.partition(":")
+    cls: type = getattr(importlib.import_module(module), name)
+    return cls

@@ -1,0 +1,67 @@
+"""Calls of Ray actors as the rest of raybox likes them: by name, awaitable, with raybox errors."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from typing import Any, TypeAlias
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util import list_named_actors
+
+from raybox_actors.config import NAMESPACE, PoolConfig
+from raybox_actors.errors import InternalError, RayboxError
+
+#: A handle of Ray. Its methods are made at run time, so there is nothing for a type checker to see.
+Handle: TypeAlias = Any
+
+
+def translate(error: RayTaskError) -> RayboxError:
+    """What the method raised: a raybox error as it was, anything else as an InternalError that names it."""
+    cause = error.cause
+    if isinstance(cause, RayboxError):
+        return cause
+    return InternalError(f"{type(cause).__name__}: {cause}"[:1000])
+
+
+async def answer(call: Awaitable[Any], timeout_s: float | None = None) -> Any:
+    """Await an ObjectRef. Raises the raybox error of the method, RayActorError as Ray does, or TimeoutError.
+
+    On timeout the method goes on in its actor.
+    """
+    try:
+        if timeout_s is None:
+            return await call
+        return await asyncio.wait_for(asyncio.ensure_future(call), timeout_s)
+    except RayTaskError as error:
+        raise translate(error) from None
+
+
+def answer_sync(call: Any, timeout_s: float | None = None) -> Any:
+    """`answer` for code without a loop; ray.exceptions.GetTimeoutError on timeout, which is a TimeoutError."""
+    try:
+        return ray.get(call, timeout=timeout_s)
+    except RayTaskError as error:
+        raise translate(error) from None
+
+
+def find(name: str) -> Handle:
+    """The living actor of this name; ValueError if there is none. Blocks: call it in a thread."""
+    return ray.get_actor(name, namespace=NAMESPACE)
+
+
+def names(config: PoolConfig) -> list[str]:
+    """Names of the living actors of this pool, the manager's included. Blocks: call it in a thread."""
+    mine = re.compile(rf"{re.escape(config.name)}-(manager|node-[0-9a-f]{{12}}|sandbox-[0-9a-f]{{12}}-[0-9]+)")
+    return [
+        actor["name"]
+        for actor in list_named_actors(all_namespaces=True)
+        if actor["namespace"] == NAMESPACE and mine.fullmatch(actor["name"])
+    ]
+
+
+def alive_nodes() -> list[str]:
+    """Ray's ids of the living nodes. Blocks: call it in a thread."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,173 @@
+"""What happened to the pool: facts, told to PoolState.
+
+Slots are named by node and number; node ids are Ray's, whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from raybox_actors.values import SandboxInfo, SlotDescription
+
+
+class SlotKey(NamedTuple):
+    """One sandbox actor. The number of a dead one is never given to another while the manager lives."""
+
+    node_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgentReady:
+    """The node's zygote answers."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgentFailed:
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFound:
+    """An actor of this pool that an earlier manager started; nothing else is known of it yet."""
+
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDescribed:
+    """An actor spoke, asked or unasked, in any order."""
+
+    description: SlotDescription
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """The actor is dead, or never came to life. Its node lives; otherwise it is NodeGone."""
+
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStopped:
+    """The actor ended because StopSlot ordered it."""
+
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class StopRefused:
+    """StopSlot found somebody's sandbox there: claimed since. The actor lives."""
+
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareEnded:
+    """The call that PrepareSlot ordered returned; what came of it is in a description told before."""
+
+    key: SlotKey
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAsked:
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDeadlinePassed:
+    """The admission wait of a claim is over. May be told late, even after the claim's end."""
+
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimWon:
+    claim_id: str
+    key: SlotKey
+    info: SandboxInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRefused:
+    """The actor says that its slot is taken: what the pool knew of it was old."""
+
+    claim_id: str
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimBroke:
+    """The actor took the claim, could not build the sandbox and cleaned up."""
+
+    claim_id: str
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimDropped:
+    """The claim ended without a sandbox for a reason of its own: it asked for what cannot be."""
+
+    claim_id: str
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDirectly:
+    """A gateway claimed this slot without asking here. Told in any order with the actor's own words."""
+
+    key: SlotKey
+    info: SandboxInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAbandoned:
+    """A gateway does not know what came of its direct claim, made under this key of its own, and went elsewhere.
+
+    key: None if the pool knows no such slot (yet).
+    """
+
+    key: SlotKey | None
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Nothing but time passed."""
+
+
+Event: TypeAlias = (
+    NodeSeen
+    | NodeGone
+    | NodeAgentReady
+    | NodeAgentFailed
+    | SlotFound
+    | SlotDescribed
+    | SlotLost
+    | SlotStopped
+    | StopRefused
+    | PrepareEnded
+    | ClaimAsked
+    | ClaimDeadlinePassed
+    | ClaimWon
+    | ClaimRefused
+    | ClaimBroke
+    | ClaimDropped
+    | ClaimedDirectly
+    | ClaimAbandoned
+    | Ticked
+)

@@ -1,0 +1,494 @@
+"""PoolManager: the actor that carries out what PoolState decides. And how a pool is brought up and down.
+
+It may be killed at any moment: Ray restarts it, and it learns everything anew from the living actors, the idempotency
+keys of their creation included. The gateway gives every create a key, so asking again yields the same sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+
+from raybox_actors import sandbox_id as ids
+from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, RayboxError, SlotTaken
+from raybox_actors.values import CreateRequest, PoolStatus, SandboxInfo, SlotDescription
+from raybox_cluster.pool import events as ev
+from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
+from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
+from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.instructions import (
+    AnswerClaim,
+    AssignClaim,
+    DescribeSlot,
+    EnsureNodeAgent,
+    Instruction,
+    KillSandbox,
+    PrepareSlot,
+    RejectClaim,
+    StartSlot,
+    StopSlot,
+)
+from raybox_cluster.pool.state import PoolState
+
+logger = logging.getLogger(__name__)
+
+DESCRIBE_TIMEOUT_S: Final = 2.0
+DESCRIBE_AT_ONCE: Final = 64
+SWEEP_INTERVAL_S: Final = 3.0
+#: A slot that has not spoken for so long is asked, in case its last word got lost.
+SILENCE_S: Final = 30.0
+#: A template may have to be built first.
+AGENT_TIMEOUT_S: Final = 300.0
+AGENT_CHECK_TIMEOUT_S: Final = 15.0
+START_TIMEOUT_S: Final = 120.0
+PREPARE_TIMEOUT_S: Final = 60.0
+CLAIM_TIMEOUT_S: Final = 60.0
+RETIRE_TIMEOUT_S: Final = 15.0
+KEYS_KEPT: Final = 10_000
+#: After so many, whoever waits for a new pool is told rather than kept waiting; a second or two of repeated failures.
+PROBLEMS_BORNE: Final = 4
+
+
+class PoolManager:
+    """Plain class of the actor. Nothing here blocks its loop."""
+
+    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
+        self._config, self._classes = config, classes or ActorClasses()
+        self._state = PoolState(config.sandboxes, config.warm)
+        self._handles: dict[SlotKey, Handle] = {}
+        self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
+        self._requests: dict[str, CreateRequest] = {}
+        self._assigned_at_s: dict[str, float] = {}
+        #: Creates by owner and idempotency key, done or under way. Failed ones are forgotten.
+        self._by_key: OrderedDict[tuple[str, str], asyncio.Future[SandboxInfo]] = OrderedDict()
+        self._claims_begun = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._wake: asyncio.TimerHandle | None = None
+        self._describing = asyncio.Semaphore(DESCRIBE_AT_ONCE)
+        self._problems: deque[str] = deque(maxlen=20)
+        self._problems_noted = 0
+        self._recovered = asyncio.Event()
+        self._checking: set[str] = set()
+        #: Descriptions asked for and not had yet.
+        self._asking: dict[SlotKey, asyncio.Task[None]] = {}
+        self._spawn(self._keep_up())  # on the actor's loop: Ray runs all of an async actor there
+
+    # ---- what others call ----
+
+    async def start(self, config: PoolConfig) -> None:
+        """Return when it knows its pool. BadRequest if the caller has another pool of this name in mind."""
+        if config != self._config:
+            raise BadRequest(f"a pool {config.name} with other settings is already running")
+        await self._recovered.wait()
+
+    async def claim(self, request: CreateRequest) -> SandboxInfo:
+        """A sandbox for the caller, once it answers. The same idempotency key of the same owner returns the same one.
+
+        Raises NoCapacity after the pool's admission wait; what the sandbox actor says of the request itself.
+        """
+        await self._recovered.wait()
+        if request.idempotency_key is None:
+            return await self._claim(request)
+        key = (request.owner, request.idempotency_key)
+        task = self._by_key.get(key)
+        if task is None:
+            task = self._by_key[key] = self._spawn(self._claim(request))
+            task.add_done_callback(partial(self._forget_failure, key))
+            while len(self._by_key) > KEYS_KEPT:
+                self._by_key.popitem(last=False)
+        info: SandboxInfo = await asyncio.shield(task)
+        return info
+
+    async def free_slots(self, limit: int) -> list[str]:
+        """Names of actors that may be claimed directly, those to be used first at the front; none while claims wait."""
+        await self._recovered.wait()
+        return [sandbox_actor_name(self._config, key.node_id, key.slot) for key in self._state.free_slots(limit)]
+
+    async def claimed(self, info: SandboxInfo) -> None:
+        """Called by a gateway that claimed a sandbox directly and does not wait for this: what it asks here next shows
+        the sandbox."""
+        await self._recovered.wait()
+        if (parts := ids.parse(info.sandbox_id)) is not None:
+            self._tell(ev.ClaimedDirectly(SlotKey(info.node_id, parts.slot), info))
+
+    async def abandoned(self, actor_name: str, idempotency_key: str) -> None:
+        """Called by a gateway whose direct claim, made under this key, brought no answer. If it was won, nobody has the
+        sandbox and it is ended; any other sandbox of that actor is left alone."""
+        await self._recovered.wait()
+        keys = (k for k in self._state.slots if sandbox_actor_name(self._config, k.node_id, k.slot) == actor_name)
+        self._tell(ev.ClaimAbandoned(next(keys, None), idempotency_key))
+
+    async def slot_changed(self, description: SlotDescription) -> None:
+        """Called by the sandbox actors, who do not wait for it."""
+        self._tell(ev.SlotDescribed(description))
+
+    async def sandboxes(self) -> list[SandboxInfo]:
+        await self._recovered.wait()
+        return list(self._state.live())
+
+    async def status(self) -> PoolStatus:
+        await self._recovered.wait()
+        return self._state.status()
+
+    async def tombstone(self, sandbox_id: str) -> Cause | None:
+        """Why this sandbox is gone, if it died with its actor and that is remembered."""
+        await self._recovered.wait()
+        return self._state.tombstones.get(sandbox_id)
+
+    async def problems(self) -> tuple[int, list[str]]:
+        """How many problems were noted ever, and the latest of them, oldest first; for whoever waits in vain."""
+        return self._problems_noted, list(self._problems)
+
+    # ---- a create ----
+
+    async def _claim(self, request: CreateRequest) -> SandboxInfo:
+        asked_at_s = time.monotonic()
+        self._claims_begun += 1
+        claim_id = str(self._claims_begun)
+        future: asyncio.Future[SandboxInfo] = asyncio.get_running_loop().create_future()
+        self._futures[claim_id] = future
+        self._requests[claim_id] = request
+        wait = asyncio.get_running_loop().call_later(
+            self._config.admission_wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id)
+        )
+        try:
+            self._tell(ev.ClaimAsked(claim_id))
+            info = await future
+            ready_at_s = time.monotonic()
+            assigned_at_s = self._assigned_at_s[claim_id]
+            timings = {
+                "queued": 1000 * (assigned_at_s - asked_at_s),
+                "claimed": 1000 * (ready_at_s - assigned_at_s),
+                "ready": 1000 * (ready_at_s - asked_at_s),
+            }
+            return replace(info, timings_ms={**info.timings_ms, **timings})
+        finally:
+            wait.cancel()
+            del self._futures[claim_id], self._requests[claim_id]
+            self._assigned_at_s.pop(claim_id, None)
+
+    async def _assign(self, claim_id: str, key: SlotKey) -> None:
+        request = self._requests.get(claim_id)
+        if request is None:
+            self._tell(ev.ClaimDropped(claim_id, key))
+            return
+        self._assigned_at_s[claim_id] = time.monotonic()
+        try:
+            info = await answer(self._handles[key].claim.remote(request), CLAIM_TIMEOUT_S)
+        except SlotTaken:
+            self._tell(ev.ClaimRefused(claim_id, key))
+        except InternalError as error:
+            self._note(f"slot {key.slot} could not serve a claim: {error}")
+            self._tell(ev.ClaimBroke(claim_id, key))
+        except RayboxError as error:
+            if (future := self._futures.get(claim_id)) is not None and not future.done():
+                future.set_exception(error)
+            self._tell(ev.ClaimDropped(claim_id, key))
+        except (RayActorError, TimeoutError) as error:
+            # Whether it was claimed is not known. Nobody has the id, so ending the actor loses and leaks nothing.
+            await self._lose(key, error, kill=True)
+        else:
+            self._tell(ev.ClaimWon(claim_id, key, info))
+
+    def _forget_failure(self, key: tuple[str, str], task: asyncio.Future[SandboxInfo]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._by_key.get(key) is task:
+            del self._by_key[key]
+
+    # ---- events in, instructions out ----
+
+    def _tell(self, event: ev.Event) -> None:
+        for order in self._state.handle(event, time.monotonic()):
+            self._carry_out(order)
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if (at_s := self._state.wake_at_s) is not None:
+            delay_s = max(0.0, at_s - time.monotonic())
+            self._wake = asyncio.get_running_loop().call_later(delay_s, self._tell, ev.Ticked())
+
+    def _carry_out(self, order: Instruction) -> None:
+        match order:
+            case EnsureNodeAgent(node_id):
+                self._spawn(self._ensure_agent(node_id, AGENT_TIMEOUT_S))
+            case StartSlot(key):
+                self._spawn(self._start_slot(key))
+            case PrepareSlot(key):
+                self._spawn(self._prepare(key))
+            case DescribeSlot(key):
+                self._ask(key)
+            case StopSlot(key):
+                self._spawn(self._stop_slot(key))
+            case AssignClaim(claim_id, key):
+                self._spawn(self._assign(claim_id, key))
+            case KillSandbox(key, sandbox_id):
+                self._spawn(self._kill(key, sandbox_id))
+            case AnswerClaim(claim_id, info):
+                future = self._futures.get(claim_id)
+                if future is not None and not future.done():
+                    future.set_result(info)
+            case RejectClaim(claim_id, retry_after_s, reason):
+                future = self._futures.get(claim_id)
+                if future is not None and not future.done():
+                    future.set_exception(NoCapacity(reason, retry_after_s))
+
+    async def _ensure_agent(self, node_id: str, timeout_s: float) -> None:
+        agent: Handle = None
+        try:
+            agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
+            await answer(agent.start.remote(), timeout_s)
+        except (RayboxError, RayActorError, TimeoutError) as error:
+            self._note(f"node {node_id[:12]}: {error!r}")
+            if isinstance(error, RayboxError):  # it has given up; the next attempt shall begin afresh
+                ray.kill(agent, no_restart=False)
+            self._tell(ev.NodeAgentFailed(node_id))
+        else:
+            self._tell(ev.NodeAgentReady(node_id))
+
+    async def _check_agent(self, node_id: str) -> None:
+        """Whether its zygote still answers; without one, no slot can be prepared there."""
+        if node_id not in self._checking:
+            self._checking.add(node_id)
+            try:
+                await self._ensure_agent(node_id, AGENT_CHECK_TIMEOUT_S)
+            finally:
+                self._checking.discard(node_id)
+
+    async def _start_slot(self, key: SlotKey) -> None:
+        try:
+            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key)
+            self._handles[key] = handle
+            self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
+        except (RayboxError, RayActorError, TimeoutError, ValueError) as error:
+            await self._lose(key, error, kill=True)
+
+    async def _prepare(self, key: SlotKey) -> None:
+        try:
+            description = await answer(self._handles[key].prepare.remote(), PREPARE_TIMEOUT_S)
+        except (RayActorError, TimeoutError) as error:
+            await self._lose(key, error, kill=isinstance(error, TimeoutError))
+        except RayboxError as error:
+            self._note(f"slot {key.slot} could not be prepared: {error}")
+            self._tell(ev.PrepareEnded(key, ok=False))
+        else:
+            ok = description.state not in ("idle", "destroying")
+            if not ok:
+                self._note(f"slot {key.slot} could not be prepared")
+            self._tell(ev.SlotDescribed(description))
+            self._tell(ev.PrepareEnded(key, ok=ok))
+
+    def _ask(self, key: SlotKey) -> None:
+        if key not in self._asking:
+            task = self._asking[key] = self._spawn(self._describe(key))
+            task.add_done_callback(lambda _: self._asking.pop(key))
+
+    async def _describe(self, key: SlotKey) -> None:
+        """Ask until it answers or is dead. An actor that a former manager created but never started is started."""
+        async with self._describing:
+            try:
+                handle = self._handles.get(key)
+                if handle is None:
+                    name = sandbox_actor_name(self._config, key.node_id, key.slot)
+                    handle = self._handles[key] = await asyncio.to_thread(find, name)
+                try:
+                    description = await answer(handle.describe.remote(), DESCRIBE_TIMEOUT_S)
+                except InternalError:
+                    description = await answer(handle.start.remote(), START_TIMEOUT_S)
+            except (TimeoutError, ActorUnavailableError) as error:
+                # Slow is not dead, and it may hold somebody's sandbox: the next sweep asks again.
+                self._note(f"slot {key.slot} does not answer: {error}")
+            except (RayboxError, RayActorError, ValueError) as error:
+                await self._lose(key, error)
+            else:
+                self._tell(ev.SlotDescribed(description))
+
+    async def _stop_slot(self, key: SlotKey) -> None:
+        handle = self._handles[key]
+        try:
+            # The only way to take it that whoever claims it directly respects: by claiming it first.
+            await answer(handle.claim.remote(CreateRequest(timeout_s=self._config.max_timeout_s)), CLAIM_TIMEOUT_S)
+        except SlotTaken:
+            self._tell(ev.StopRefused(key))
+            return
+        except (RayActorError, RayboxError, TimeoutError) as error:
+            self._note(f"slot {key.slot} is stopped although it is broken: {error}")
+        with contextlib.suppress(RayActorError, RayboxError, TimeoutError):
+            await answer(handle.retire.remote(), RETIRE_TIMEOUT_S)
+        ray.kill(handle)
+        self._tell(ev.SlotStopped(key))
+        self._handles.pop(key, None)
+
+    async def _kill(self, key: SlotKey, sandbox_id: str) -> None:
+        with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
+            handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, key.node_id, key.slot))
+            await answer(handle.kill.remote(sandbox_id), CLAIM_TIMEOUT_S)
+
+    async def _lose(self, key: SlotKey, error: Exception, *, kill: bool = False) -> None:
+        """The actor is dead, or `kill`: as good as dead. The node is asked for too, so that the cause is right."""
+        handle = self._handles.get(key)
+        if kill and handle is not None and not isinstance(error, ActorDiedError):
+            ray.kill(handle)
+        self._note(f"slot {key.slot} is lost: {error}")
+        if key.node_id not in await asyncio.to_thread(alive_nodes):
+            self._tell(ev.NodeGone(key.node_id))
+        self._tell(ev.SlotLost(key))
+        self._handles.pop(key, None)
+
+    # ---- keeping up ----
+
+    async def _keep_up(self) -> None:
+        """Look around now and then; the first time is the recovery."""
+        while True:
+            try:
+                await self._sweep()
+                self._recovered.set()
+            except Exception as error:
+                logger.exception("sweep")
+                self._note(f"sweep: {error!r}")
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+
+    async def _sweep(self) -> None:
+        # Those that have spoken before the names are listed; others may still be being born.
+        known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
+        nodes, living = await asyncio.gather(asyncio.to_thread(alive_nodes), asyncio.to_thread(names, self._config))
+        for node_id in self._state.nodes.keys() - set(nodes):
+            self._tell(ev.NodeGone(node_id))
+        by_prefix = {node_id[:12]: node_id for node_id in nodes}
+        found = set()
+        for name in living:
+            match = re.fullmatch(r".*-sandbox-([0-9a-f]{12})-([0-9]+)", name)
+            if match is not None and match[1] in by_prefix:
+                found.add(SlotKey(by_prefix[match[1]], int(match[2])))
+        recovering = not self._recovered.is_set()
+        for key in sorted(found - self._state.slots.keys()):
+            self._tell(ev.SlotFound(key))
+        if recovering and self._asking:  # so that the first claims and answers know what there is
+            await asyncio.wait(self._asking.values())
+        if recovering:
+            self._remember_keys()
+        for node_id in nodes:
+            self._tell(ev.NodeSeen(node_id))
+        for key, known_slot in known.items():
+            if key not in found and self._state.slots.get(key) is known_slot:
+                await self._lose(key, ActorDiedError())
+        for key in self._handles.keys() - self._state.slots.keys():  # they went with their node
+            del self._handles[key]
+        for key in self._state.silent_since(time.monotonic() - SILENCE_S):
+            self._ask(key)
+        for node_id, node in list(self._state.nodes.items()):
+            if node.agent == "ready":
+                self._spawn(self._check_agent(node_id))
+
+    def _remember_keys(self) -> None:
+        """What a former manager promised: its sandboxes know the keys they were created under."""
+        for info in self._state.live():
+            if info.idempotency_key is not None:
+                kept: asyncio.Future[SandboxInfo] = asyncio.get_running_loop().create_future()
+                kept.set_result(info)
+                self._by_key[(info.owner, info.idempotency_key)] = kept
+
+    def _note(self, problem: str) -> None:
+        logger.warning("%s", problem)
+        self._problems.append(problem[:500])
+        self._problems_noted += 1
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, RayboxError):
+            self._note(f"{task}: {error!r}")
+
+
+# ---- bringing a pool up and down, from a process that is connected to Ray ----
+
+
+def ensure_pool(
+    config: PoolConfig,
+    on_progress: Callable[[PoolStatus], None] | None = None,
+    *,
+    timeout_s: float = 300.0,
+    classes: ActorClasses | None = None,
+) -> PoolStatus:
+    """Start the pool, or join the one of this name that runs; return when its warm sandboxes are.
+
+    on_progress: called with every status read meanwhile. Raises BadRequest if a pool of this name runs with other
+    settings, InternalError with the latest problems if they repeat themselves or it takes longer than timeout_s.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    manager = ensure_manager(config, classes or ActorClasses())
+    problems_before: int | None = None
+    status: PoolStatus | None = None
+    while True:
+        left_s = max(1.0, deadline_s - time.monotonic())
+        try:
+            if problems_before is None:
+                answer_sync(manager.start.remote(config), left_s)
+                problems_before, _ = answer_sync(manager.problems.remote(), left_s)
+            status = answer_sync(manager.status.remote(), left_s)
+            assert isinstance(status, PoolStatus)
+            if on_progress is not None:
+                on_progress(status)
+            if _is_ready(status, config):
+                return status
+            noted, problems = answer_sync(manager.problems.remote(), left_s)
+        except ActorUnavailableError:
+            noted, problems = 0, ["the manager is being restarted"]
+        except TimeoutError:
+            raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
+        if time.monotonic() > deadline_s or noted - (problems_before or 0) >= PROBLEMS_BORNE:
+            latest = "; ".join(dict.fromkeys(problems[-PROBLEMS_BORNE:])) or "no problem was noted"
+            raise InternalError(f"the pool does not get ready: {latest}; {status}")
+        time.sleep(0.05)
+
+
+def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
+    taken = sum(status.slots_by_state.get(state, 0) for state in ("starting", "running", "paused"))
+    return bool(status.slots_by_state) and status.warm >= min(config.warm, config.sandboxes - taken)
+
+
+def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+    """End every sandbox and every actor of the pool; return when none of their names is left. Idempotent.
+
+    Works without the manager's help, which is ended first so that it replaces nothing.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while left := names(config):
+        if time.monotonic() > deadline_s:
+            raise InternalError(f"these actors did not end in {timeout_s:.0f} s: {', '.join(sorted(left))}")
+        handles = {}
+        for name in left:
+            with contextlib.suppress(ValueError):
+                handles[name] = find(name)
+        if (manager := handles.pop(manager_name(config), None)) is not None:
+            ray.kill(manager)
+        agents = {name: handle for name, handle in handles.items() if name.startswith(f"{config.name}-node-")}
+        slots = {name: handle for name, handle in handles.items() if name not in agents}
+        _end(slots.values(), "retire")
+        if not slots:  # the agents' sweep is of use until the last sandbox is gone
+            _end(agents.values(), "stop")
+        time.sleep(0.05)
+
+
+def _end(handles: Any, method: str) -> None:
+    """Ask all to end, wait, kill."""
+    calls = {getattr(handle, method).remote(): handle for handle in handles}
+    if calls:
+        ray.wait(list(calls), num_returns=len(calls), timeout=RETIRE_TIMEOUT_S)
+    for handle in calls.values():
+        ray.kill(handle)

@@ -1,0 +1,35 @@
+"""How much at once, how soon again: the numbers and small decisions of the pool, without state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Every default is a guess made on two cores, except that refilling at full speed is known to cost running
+    sandboxes their latency."""
+
+    starts_per_node: int = 2  #: actors starting at once; each costs about one CPU second
+    prepares_per_node: int = 2  #: walls being built at once
+    prepares_per_busy_node: int = 1  #: the same while executions run on the node
+    busy_pause_s: float = 0.1  #: between two prepares on a busy node
+    claim_pause_s: float = 0.1  #: between a claim and the first prepare after it, on the claimed sandbox's node
+    backoff_first_s: float = 0.25  #: after a failure, doubled by every further one
+    backoff_most_s: float = 30.0
+    claim_attempts: int = 4  #: slots on which a claim may break before it is given up
+    claims_waiting_most: int = 4096  #: further ones are rejected at once
+    retry_soon_s: float = 1.0  #: told when slots are about to come free
+    retry_late_s: float = 5.0
+
+    def backoff_s(self, failures: int) -> float:
+        """Wait after the `failures`-th failure in a row (1-based)."""
+        return min(self.backoff_most_s, self.backoff_first_s * 2.0 ** min(failures - 1, 16))
+
+    def prepares_allowed(self, executions: int) -> int:
+        """How many walls may be built at once on a node that runs so many executions. At least one, so that a pool
+        that is always busy still refills."""
+        return self.prepares_per_node if executions == 0 else min(self.prepares_per_busy_node, self.prepares_per_node)
+
+    def retry_after_s(self, slots_in_transit: int) -> float:
+        return self.retry_soon_s if slots_in_transit else self.retry_late_s

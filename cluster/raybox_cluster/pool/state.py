@@ -1,0 +1,568 @@
+"""The pool as a pure state machine: what it knows of nodes, slots and claims, and what it wants done about it.
+
+All of it is soft. The sandbox actors are the truth; a new manager starts empty and learns everything from
+NodeSeen, SlotFound and SlotDescribed. What it believes of a slot may be old at any moment, so every AssignClaim is an
+attempt that the actor may refuse.
+
+No I/O and no clock: `handle` is given the time, in seconds of one monotonic clock. Where time alone will change
+something, `wake_at_s` says when to tell Ticked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from raybox_actors import sandbox_id as ids
+from raybox_actors.errors import Cause
+from raybox_actors.values import NodeStatus, PoolStatus, SandboxInfo, SlotDescription
+from raybox_cluster.pool import events as ev
+from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.instructions import (
+    AnswerClaim,
+    AssignClaim,
+    DescribeSlot,
+    EnsureNodeAgent,
+    Instruction,
+    KillSandbox,
+    PrepareSlot,
+    RejectClaim,
+    StartSlot,
+    StopSlot,
+)
+from raybox_cluster.pool.policy import Policy
+
+#: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
+#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
+BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
+#: A claim takes the slot that is ready soonest.
+FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
+
+
+@dataclass(slots=True)
+class Slot:
+    key: SlotKey
+    #: The newest by `sequence`; None until the actor first spoke.
+    description: SlotDescription | None = None
+    #: The claim that the actor was asked for and has not answered.
+    claim_id: str | None = None
+    #: The last epoch in which a claim was won here. A description of that epoch that shows it free is old.
+    claimed_epoch: int = -1
+    #: The description on whose word a claim was refused: only a newer one makes the slot free again.
+    refused_sequence: int = -1
+    #: PrepareSlot was ordered and has not ended.
+    prepare_ordered: bool = False
+    #: StopSlot was ordered; never free again.
+    stopping: bool = False
+    described_at_s: float = 0.0
+    #: As entered into the indexes: bucket, being prepared, executions.
+    indexed: tuple[Bucket, bool, int] | None = None
+
+    def bucket(self) -> Bucket:
+        if self.stopping:
+            return "stopping"
+        known = self.description
+        if known is None:
+            return "silent"
+        if self.claim_id or known.epoch <= self.claimed_epoch or known.sequence <= self.refused_sequence:
+            return "taken"
+        match known.state:
+            case "idle" | "preparing" | "warm":
+                return known.state
+            case "starting" | "running" | "paused" | "destroying" | "stopped":
+                return "taken"
+
+    def standing(self) -> tuple[Bucket, bool, int]:
+        bucket = self.bucket()
+        executions = self.description.executions_running if self.description else 0
+        return bucket, self.prepare_ordered or bucket == "preparing", executions
+
+
+@dataclass(slots=True)
+class Node:
+    node_id: str
+    agent: Literal["absent", "ordered", "ready"] = "absent"
+    agent_failures: int = 0
+    agent_after_s: float = 0.0  #: no EnsureNodeAgent before
+    start_failures: int = 0
+    start_after_s: float = 0.0  #: no StartSlot before
+    prepare_failures: int = 0
+    prepare_after_s: float = 0.0  #: no PrepareSlot before
+    next_slot: int = 0  #: above the number of every slot ever seen here
+    # Counts over the slots of this node, kept by PoolState._index.
+    slots: int = 0  #: without those that are stopping
+    silent: int = 0
+    preparing: int = 0
+    executions: int = 0
+
+
+@dataclass(slots=True)
+class Claim:
+    claim_id: str
+    key: SlotKey | None = None  #: assigned there; None: waiting
+    broken: int = 0
+    expired: bool = False  #: its admission wait is over; it may end where it is assigned, but waits no more
+
+
+@dataclass
+class PoolState:
+    sandboxes: int
+    warm: int
+    policy: Policy = field(default_factory=Policy)
+    tombstones_kept: int = 10_000
+    abandoned_kept: int = 1_000
+    nodes: dict[str, Node] = field(default_factory=dict, init=False)
+    slots: dict[SlotKey, Slot] = field(default_factory=dict, init=False)
+    #: Every claim that is neither won nor given up.
+    claims: dict[str, Claim] = field(default_factory=dict, init=False)
+    #: Those of `claims` without a slot, the first to be served first.
+    waiting: deque[str] = field(default_factory=deque, init=False)
+    #: Slots by bucket, each in the order in which they came there.
+    buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {b: {} for b in BUCKETS}, init=False)
+    #: Sandboxes that died with their actor, and why; the others are in their actor's own ring.
+    tombstones: OrderedDict[str, Cause] = field(default_factory=OrderedDict, init=False)
+    #: Keys of direct claims whose outcome nobody knows: a sandbox born under one is nobody's.
+    abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
+    #: When Ticked may bring new instructions; None: not by time alone.
+    wake_at_s: float | None = field(default=None, init=False)
+
+    def handle(self, event: ev.Event, now_s: float) -> list[Instruction]:
+        """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
+        orders = HANDLERS[type(event)](self, event, now_s)
+        self.wake_at_s = None
+        return [*orders, *self._serve_claims(now_s), *self._stop_surplus(), *self._start(now_s), *self._refill(now_s)]
+
+    # ---- what others want to know ----
+
+    def live(self) -> Iterator[SandboxInfo]:
+        """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
+        its actor's last word is that it starts."""
+        for slot in self.slots.values():
+            if slot.stopping:  # what is there is the claim that StopSlot itself made
+                continue
+            known = slot.description
+            if known is None or known.info is None:
+                continue
+            given = known.state == "starting" and slot.claimed_epoch >= known.epoch
+            if given or known.state in ("running", "paused"):
+                yield known.info
+
+    def status(self) -> PoolStatus:
+        by_state: dict[str, int] = {}
+        busy = 0
+        for slot in self.slots.values():
+            if slot.description:
+                by_state[slot.description.state] = by_state.get(slot.description.state, 0) + 1
+                busy += slot.description.executions_running > 0
+        return PoolStatus(
+            nodes=[NodeStatus(n.node_id, True, n.agent == "ready", n.slots) for n in self.nodes.values()],
+            slots_by_state=by_state,
+            capacity=self.sandboxes,
+            warm=len(self.buckets["warm"]),
+            busy=busy,
+            claims_waiting=len(self.waiting),
+        )
+
+    def free_slots(self, limit: int) -> list[SlotKey]:
+        """Slots that a gateway may claim directly, the warm ones first. None while claims wait: whoever comes later
+        must not go before them."""
+        if self.waiting:
+            return []
+        idle = (key for key, slot in self.buckets["idle"].items() if not slot.prepare_ordered)
+        return list(islice(chain(self.buckets["warm"], idle), limit))
+
+    def silent_since(self, before_s: float) -> list[SlotKey]:
+        """Slots that have spoken, but not since `before_s`."""
+        return [key for key, slot in self.slots.items() if slot.description and slot.described_at_s < before_s]
+
+    # ---- nodes ----
+
+    def _node_seen(self, event: ev.NodeSeen, _now_s: float) -> list[Instruction]:
+        self.nodes.setdefault(event.node_id, Node(event.node_id))
+        return []
+
+    def _node_gone(self, event: ev.NodeGone, _now_s: float) -> list[Instruction]:
+        for slot in [slot for slot in self.slots.values() if slot.key.node_id == event.node_id]:
+            self._bury(slot, "node_lost")
+        self.nodes.pop(event.node_id, None)
+        return []
+
+    def _agent_ready(self, event: ev.NodeAgentReady, _now_s: float) -> list[Instruction]:
+        if node := self.nodes.get(event.node_id):
+            node.agent, node.agent_failures = "ready", 0
+        return []
+
+    def _agent_failed(self, event: ev.NodeAgentFailed, now_s: float) -> list[Instruction]:
+        if node := self.nodes.get(event.node_id):
+            node.agent = "absent"
+            node.agent_failures += 1
+            node.agent_after_s = now_s + self.policy.backoff_s(node.agent_failures)
+        return []
+
+    # ---- slots ----
+
+    def _slot_found(self, event: ev.SlotFound, _now_s: float) -> list[Instruction]:
+        if event.key in self.slots:
+            return []
+        self._add(event.key)
+        return [DescribeSlot(event.key)]
+
+    def _slot_described(self, event: ev.SlotDescribed, now_s: float) -> list[Instruction]:
+        new = event.description
+        slot = self.slots.get(SlotKey(new.node_id, new.slot))
+        if slot is None:  # buried: a last word that came late
+            return []
+        slot.described_at_s = now_s
+        orders = self._kill_abandoned(slot.key, new.info)
+        if slot.description is None:
+            self.nodes[new.node_id].start_failures = 0
+        elif new.sequence <= slot.description.sequence:
+            return orders
+        if new.state == "stopped":
+            self._bury(slot, "killed")
+            return []
+        if slot.description is not None and (new.epoch, new.state not in FREE) < (slot.claimed_epoch, True):
+            return orders  # from before the claim, which came to be known first: the sandbox stays listed
+        slot.description = new
+        self._index(slot)
+        return orders
+
+    def _slot_lost(self, event: ev.SlotLost, now_s: float) -> list[Instruction]:
+        if slot := self.slots.get(event.key):
+            self._bury(slot, "internal")
+            if not slot.stopping:
+                node = self.nodes[event.key.node_id]
+                node.start_failures += 1
+                node.start_after_s = now_s + self.policy.backoff_s(node.start_failures)
+        return []
+
+    def _slot_stopped(self, event: ev.SlotStopped, _now_s: float) -> list[Instruction]:
+        if slot := self.slots.get(event.key):
+            self._bury(slot, "killed")
+        return []
+
+    def _stop_refused(self, event: ev.StopRefused, _now_s: float) -> list[Instruction]:
+        slot = self.slots.get(event.key)
+        if slot is None or slot.description is None:
+            return []
+        slot.stopping = False
+        slot.refused_sequence = slot.description.sequence
+        self._index(slot)
+        return [DescribeSlot(event.key)]
+
+    def _prepare_ended(self, event: ev.PrepareEnded, now_s: float) -> list[Instruction]:
+        if slot := self.slots.get(event.key):
+            slot.prepare_ordered = False
+            self._index(slot)
+            node = self.nodes[event.key.node_id]
+            if event.ok:
+                node.prepare_failures = 0
+                if slot.bucket() == "idle":
+                    # Used and recycled meanwhile, or what is believed of it is wrong: not again at once, and not for
+                    # ever without a pause.
+                    node.prepare_after_s = now_s + self.policy.backoff_first_s
+                elif node.executions:
+                    node.prepare_after_s = now_s + self.policy.busy_pause_s
+            else:
+                node.prepare_failures += 1
+                node.prepare_after_s = now_s + self.policy.backoff_s(node.prepare_failures)
+        return []
+
+    # ---- claims ----
+
+    def _claim_asked(self, event: ev.ClaimAsked, _now_s: float) -> list[Instruction]:
+        assert event.claim_id not in self.claims, "claim ids are unique"
+        if len(self.waiting) >= self.policy.claims_waiting_most:
+            return [RejectClaim(event.claim_id, self.policy.retry_late_s, "too many claims are waiting")]
+        self.claims[event.claim_id] = Claim(event.claim_id)
+        self.waiting.append(event.claim_id)
+        return []
+
+    def _claim_deadline_passed(self, event: ev.ClaimDeadlinePassed, _now_s: float) -> list[Instruction]:
+        if claim := self.claims.get(event.claim_id):
+            claim.expired = True
+        return []
+
+    def _claim_won(self, event: ev.ClaimWon, _now_s: float) -> list[Instruction]:
+        slot = self._release(event.claim_id, event.key)
+        if slot is None:
+            return [KillSandbox(event.key, event.info.sandbox_id)]
+        del self.claims[event.claim_id]
+        self._taken(slot, event.info)
+        return [AnswerClaim(event.claim_id, event.info)]
+
+    def _claimed_directly(self, event: ev.ClaimedDirectly, now_s: float) -> list[Instruction]:
+        """A claim that was assigned to the same slot stays so until the actor refuses it."""
+        slot = self.slots.get(event.key)
+        if slot is not None:  # otherwise it will be found, and say itself what it is
+            self._taken(slot, event.info)
+            self._pause_refill(slot, now_s)
+        return []
+
+    def _claim_abandoned(self, event: ev.ClaimAbandoned, _now_s: float) -> list[Instruction]:
+        self.abandoned[event.idempotency_key] = None
+        while len(self.abandoned) > self.abandoned_kept:
+            self.abandoned.popitem(last=False)
+        slot = self.slots.get(event.key) if event.key is not None else None
+        if slot is None:
+            return []
+        known = slot.description.info if slot.description is not None else None
+        return [DescribeSlot(slot.key), *self._kill_abandoned(slot.key, known)]
+
+    def _claim_refused(self, event: ev.ClaimRefused, _now_s: float) -> list[Instruction]:
+        return self._give_back(event.claim_id, event.key)
+
+    def _claim_broke(self, event: ev.ClaimBroke, _now_s: float) -> list[Instruction]:
+        orders = self._give_back(event.claim_id, event.key)
+        claim = self.claims.get(event.claim_id)
+        if orders and claim is not None:
+            claim.broken += 1
+            if claim.broken >= self.policy.claim_attempts:
+                orders.append(self._reject(claim, f"building a sandbox failed {claim.broken} times"))
+        return orders
+
+    def _claim_dropped(self, event: ev.ClaimDropped, _now_s: float) -> list[Instruction]:
+        orders = self._give_back(event.claim_id, event.key)
+        if orders:
+            del self.claims[event.claim_id]
+            self.waiting.remove(event.claim_id)
+        return orders
+
+    def _ticked(self, _event: ev.Ticked, _now_s: float) -> list[Instruction]:
+        return []
+
+    # ---- what follows from where things stand ----
+
+    def _serve_claims(self, now_s: float) -> list[Instruction]:
+        orders: list[Instruction] = []
+        while self.waiting and (slot := self._soonest()):
+            claim = self.claims[self.waiting.popleft()]
+            claim.key, slot.claim_id = slot.key, claim.claim_id
+            self._pause_refill(slot, now_s)
+            self._index(slot)
+            orders.append(AssignClaim(claim.claim_id, slot.key))
+        expired = [claim for claim_id in self.waiting if (claim := self.claims[claim_id]).expired]
+        orders += [self._reject(claim, "no sandbox came free in time") for claim in expired]
+        return orders
+
+    def _stop_surplus(self) -> list[Instruction]:
+        """More slots than wanted: a manager before this one, or an actor that was thought lost, left some."""
+        orders: list[Instruction] = []
+        surplus = sum(node.slots for node in self.nodes.values()) - self.sandboxes
+        for bucket in reversed(FREE):
+            for slot in list(self.buckets[bucket].values())[: max(0, surplus)]:
+                surplus -= 1
+                slot.stopping = True
+                self._index(slot)
+                orders.append(StopSlot(slot.key))
+        return orders
+
+    def _start(self, now_s: float) -> list[Instruction]:
+        orders: list[Instruction] = []
+        for node in self.nodes.values():
+            if node.agent == "absent" and self._due(node.agent_after_s, now_s):
+                node.agent = "ordered"
+                orders.append(EnsureNodeAgent(node.node_id))
+        missing = self.sandboxes - sum(node.slots for node in self.nodes.values())
+        while missing > 0:
+            nodes = [
+                node
+                for node in self.nodes.values()
+                if node.agent == "ready"
+                and node.silent < self.policy.starts_per_node
+                and self._due(node.start_after_s, now_s)
+            ]
+            if not nodes:
+                break
+            node = min(nodes, key=lambda node: node.slots)
+            key = SlotKey(node.node_id, node.next_slot)
+            self._add(key)
+            missing -= 1
+            orders.append(StartSlot(key))
+        return orders
+
+    def _refill(self, now_s: float) -> list[Instruction]:
+        orders: list[Instruction] = []
+        missing = self.warm - len(self.buckets["warm"]) - len(self.buckets["preparing"])
+        if missing <= 0:
+            return orders
+        # Slots that were ordered to prepare and were claimed meanwhile are not idle any more.
+        missing -= sum(slot.prepare_ordered for slot in self.buckets["idle"].values())
+        if missing <= 0:
+            return orders
+        for slot in self.buckets["idle"].values():
+            node = self.nodes[slot.key.node_id]
+            if slot.prepare_ordered or node.agent != "ready":
+                continue
+            if node.preparing >= self.policy.prepares_allowed(node.executions):
+                continue
+            if not self._due(node.prepare_after_s, now_s):
+                continue
+            slot.prepare_ordered = True
+            self._index(slot)
+            orders.append(PrepareSlot(slot.key))
+            missing -= 1
+            if missing == 0:
+                break
+        return orders
+
+    # ---- bookkeeping ----
+
+    def _soonest(self) -> Slot | None:
+        for bucket in FREE:
+            for slot in self.buckets[bucket].values():
+                return slot
+        return None
+
+    def _taken(self, slot: Slot, info: SandboxInfo) -> None:
+        """This sandbox was claimed in this slot."""
+        known, parts = slot.description, ids.parse(info.sandbox_id)
+        epoch = parts.epoch if parts else known.epoch if known else -1
+        slot.claimed_epoch = max(slot.claimed_epoch, epoch)
+        if known is not None and (known.epoch < epoch or (known.epoch == epoch and known.state in FREE)):
+            # What the actor is about to say itself; so that the sandbox is listed as soon as its creator has it.
+            slot.description = replace(known, epoch=epoch, state="running", info=info)
+        self._index(slot)
+
+    def _pause_refill(self, slot: Slot, now_s: float) -> None:
+        """A new sandbox's first cell goes before its replacement; one pause, however many claims follow."""
+        node = self.nodes[slot.key.node_id]
+        if node.prepare_after_s <= now_s:
+            node.prepare_after_s = now_s + self.policy.claim_pause_s
+
+    def _kill_abandoned(self, key: SlotKey, info: SandboxInfo | None) -> list[Instruction]:
+        if info is None or info.idempotency_key not in self.abandoned:
+            return []
+        return [KillSandbox(key, info.sandbox_id)]
+
+    def _due(self, at_s: float, now_s: float) -> bool:
+        if at_s <= now_s:
+            return True
+        self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
+        return False
+
+    def _give_back(self, claim_id: str, key: SlotKey) -> list[Instruction]:
+        """The claim did not get this slot; nothing if it was not assigned there any more."""
+        slot = self._release(claim_id, key)
+        if slot is None:
+            return []
+        assert slot.description is not None, "a silent slot is not free"
+        slot.refused_sequence = slot.description.sequence
+        self._index(slot)
+        self._wait_again(claim_id)
+        return [DescribeSlot(key)]
+
+    def _release(self, claim_id: str, key: SlotKey) -> Slot | None:
+        """Undo the assignment of a claim to a slot; None if there is none: the slot was buried in between."""
+        claim, slot = self.claims.get(claim_id), self.slots.get(key)
+        if claim is None or slot is None or claim.key != key:
+            return None
+        claim.key = slot.claim_id = None
+        self._index(slot)
+        return slot
+
+    def _wait_again(self, claim_id: str) -> None:
+        self.waiting.appendleft(claim_id)  # it has waited longest
+
+    def _reject(self, claim: Claim, reason: str) -> RejectClaim:
+        del self.claims[claim.claim_id]
+        self.waiting.remove(claim.claim_id)
+        in_transit = len(self.buckets["silent"]) + sum(
+            slot.description is not None and slot.description.state == "destroying"
+            for slot in self.buckets["taken"].values()
+        )
+        return RejectClaim(claim.claim_id, self.policy.retry_after_s(in_transit), reason)
+
+    def _add(self, key: SlotKey) -> None:
+        node = self.nodes.setdefault(key.node_id, Node(key.node_id))
+        node.next_slot = max(node.next_slot, key.slot + 1)
+        self.slots[key] = slot = Slot(key)
+        self._index(slot)
+
+    def _bury(self, slot: Slot, cause: Cause) -> None:
+        """Forget a slot whose actor is dead; remember its sandbox; let its claim look for another."""
+        if slot.claim_id is not None:
+            claim_id = slot.claim_id
+            self._release(claim_id, slot.key)
+            self._wait_again(claim_id)
+        if slot.description is not None and slot.description.info is not None:
+            self.tombstones[slot.description.info.sandbox_id] = cause
+            while len(self.tombstones) > self.tombstones_kept:
+                self.tombstones.popitem(last=False)
+        del self.slots[slot.key]
+        self._index(slot, gone=True)
+
+    def _index(self, slot: Slot, *, gone: bool = False) -> None:
+        """Bring buckets and the node's counts up to date with what `slot` has become."""
+        node = self.nodes[slot.key.node_id]
+        before, after = slot.indexed, None if gone else slot.standing()
+        if before == after:
+            return
+        for sign, standing in ((-1, before), (1, after)):
+            if standing is not None:
+                bucket, preparing, executions = standing
+                node.slots += sign * (bucket != "stopping")
+                node.silent += sign * (bucket == "silent")
+                node.preparing += sign * preparing
+                node.executions += sign * executions
+        if before is not None and (after is None or before[0] != after[0]):
+            del self.buckets[before[0]][slot.key]
+        if after is not None:
+            self.buckets[after[0]].setdefault(slot.key, slot)
+        slot.indexed = after
+
+    def check(self) -> None:
+        """Assert every invariant; costs a walk over everything."""
+        for node in self.nodes.values():
+            here = [slot for slot in self.slots.values() if slot.key.node_id == node.node_id]
+            assert all(slot.key.slot < node.next_slot for slot in here)
+            assert node.slots == sum(slot.bucket() != "stopping" for slot in here)
+            assert node.silent == sum(slot.bucket() == "silent" for slot in here)
+            assert node.preparing == sum(slot.standing()[1] for slot in here)
+            assert node.executions == sum(slot.standing()[2] for slot in here)
+        assert sum(len(bucket) for bucket in self.buckets.values()) == len(self.slots)
+        for key, slot in self.slots.items():
+            assert slot.key == key
+            assert key.node_id in self.nodes
+            assert key in self.buckets[slot.bucket()]
+            if slot.claim_id is not None:
+                assert self.claims[slot.claim_id].key == key
+        assert len(set(self.waiting)) == len(self.waiting)
+        assert set(self.waiting) == {claim.claim_id for claim in self.claims.values() if claim.key is None}
+        for claim in self.claims.values():
+            if claim.key is not None:
+                assert self.slots[claim.key].claim_id == claim.claim_id
+        assert not (self.waiting and any(self.buckets[bucket] for bucket in FREE)), "a claim waits beside a free slot"
+        assert not any(self.claims[claim_id].expired for claim_id in self.waiting)
+        assert len(self.tombstones) <= self.tombstones_kept
+        assert len(self.abandoned) <= self.abandoned_kept
+
+
+# The events differ from row to row; a test asserts that each row takes the event of its key.
+Handler: TypeAlias = Callable[[PoolState, Any, float], list[Instruction]]
+
+HANDLERS: Final[dict[type[ev.Event], Handler]] = {
+    ev.NodeSeen: PoolState._node_seen,
+    ev.NodeGone: PoolState._node_gone,
+    ev.NodeAgentReady: PoolState._agent_ready,
+    ev.NodeAgentFailed: PoolState._agent_failed,
+    ev.SlotFound: PoolState._slot_found,
+    ev.SlotDescribed: PoolState._slot_described,
+    ev.SlotLost: PoolState._slot_lost,
+    ev.SlotStopped: PoolState._slot_stopped,
+    ev.StopRefused: PoolState._stop_refused,
+    ev.PrepareEnded: PoolState._prepare_ended,
+    ev.ClaimAsked: PoolState._claim_asked,
+    ev.ClaimDeadlinePassed: PoolState._claim_deadline_passed,
+    ev.ClaimWon: PoolState._claim_won,
+    ev.ClaimRefused: PoolState._claim_refused,
+    ev.ClaimBroke: PoolState._claim_broke,
+    ev.ClaimDropped: PoolState._claim_dropped,
+    ev.ClaimedDirectly: PoolState._claimed_directly,
+    ev.ClaimAbandoned: PoolState._claim_abandoned,
+    ev.Ticked: PoolState._ticked,
+}

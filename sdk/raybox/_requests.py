@@ -1,0 +1,470 @@
+"""Arguments of calls -> request values, without I/O.
+
+A `Request` says what is asked twice: as an operation with a payload, and as the HTTP request that means the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlencode
+
+from ._config import (
+    DEFAULT_EXECUTION_TIMEOUT_S,
+    ENVD_PORT,
+    INTERPRETER_PORT,
+    USER_AGENT,
+    ConnectionConfig,
+    seconds,
+)
+from ._errors import AuthenticationException, InvalidArgumentException
+from ._models import Context, SandboxQuery, context_id
+
+Operation = Literal[
+    "create",
+    "connect",
+    "list",
+    "info",
+    "kill",
+    "set_timeout",
+    "execute",
+    "create_context",
+    "list_contexts",
+    "restart_context",
+    "remove_context",
+    "health",
+]
+
+#: What /health may take when it is asked why a stream broke.
+PROBE_TIMEOUT_S = 5.0
+
+ALL_TRAFFIC = "0.0.0.0/0"
+
+
+class Request(NamedTuple):
+    """One call to the server.
+
+    operation, sandbox_id, payload: what is asked, in terms of the protocol. method, url, headers, body: the same as an
+    HTTP request. connect_s: seconds until its answer begins; total_s: seconds for everything; None = no limit.
+    retries: how often it may be repeated when the server refuses it for now; connect_retries: when it was not reached.
+    proxy: of the HTTP request, None: as the environment says. logger: is told of each request and its status, if there
+    is one.
+    """
+
+    operation: Operation
+    sandbox_id: str | None
+    payload: Mapping[str, Any] | None
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    connect_s: float | None
+    total_s: float | None
+    retries: int = 0
+    connect_retries: int = 0
+    proxy: str | None = None
+    logger: logging.Logger | None = None
+
+
+class Address(NamedTuple):
+    """How to reach one sandbox's data plane. Built once per sandbox, as its headers go with every request."""
+
+    sandbox_id: str
+    interpreter_url: str
+    interpreter_headers: tuple[tuple[str, str], ...]
+    envd_url: str
+    envd_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class SandboxNetworkSelectorContext:
+    """What `network["allow_out"]` and `["deny_out"]` are called with when they are functions."""
+
+    all_traffic: str
+    rules: Mapping[str, Any]
+
+
+# --- control plane ---------------------------------------------------------------------------------------------------
+
+
+def create(
+    config: ConnectionConfig,
+    template: str,
+    *,
+    timeout: int | None,
+    metadata: Mapping[str, str] | None,
+    envs: Mapping[str, str] | None,
+    allow_internet_access: bool | None,
+    mcp: object | None,
+    network: Mapping[str, Any] | None,
+    iam: Mapping[str, Any] | None,
+    lifecycle: Mapping[str, Any] | None,
+    volume_mounts: Mapping[str, Any] | None,
+    idempotency_key: str | None,
+) -> Request:
+    if mcp is not None:
+        raise InvalidArgumentException("mcp is not supported yet")
+    payload: dict[str, Any] = {"templateID": template, "metadata": dict(metadata or {}), "envVars": dict(envs or {})}
+    if timeout is not None:
+        payload["timeout"] = timeout
+    if allow_internet_access is not None:
+        payload["allow_internet_access"] = allow_internet_access
+    payload.update(_lifecycle(lifecycle))
+    tokens = _iam_tokens(iam)
+    if tokens:
+        payload["iam"] = {"tokens": tokens}
+    if network is not None:
+        payload["network"] = _network(network, tokens)
+    if volume_mounts:
+        payload["volumeMounts"] = [
+            {"name": getattr(volume, "name", volume), "path": path} for path, volume in volume_mounts.items()
+        ]
+    extra: tuple[tuple[str, str], ...] = ()
+    if idempotency_key is not None:
+        if not isinstance(idempotency_key, str) or re.fullmatch(r"[a-z0-9-]{1,255}", idempotency_key) is None:
+            raise InvalidArgumentException(
+                "idempotency_key must be 1 to 255 lowercase letters, digits or hyphens, got " + repr(idempotency_key)
+            )
+        extra = (("Idempotency-Key", idempotency_key),)
+    return _control(config, "create", "POST", "/v2/sandboxes", payload=payload, extra=extra)
+
+
+def connect(config: ConnectionConfig, sandbox_id: str, timeout: int | None, on_resume: str) -> Request:
+    payload: dict[str, Any] = {}
+    if timeout is not None:
+        payload["timeout"] = timeout
+    if on_resume == "reboot":
+        payload["memory"] = False
+    elif on_resume not in ("restore", None):
+        raise InvalidArgumentException(f"on_resume must be 'restore' or 'reboot', got {on_resume!r}")
+    return _control(config, "connect", "POST", f"/v2/sandboxes/{_segment(sandbox_id)}/connect", sandbox_id, payload)
+
+
+def list_sandboxes(
+    config: ConnectionConfig,
+    query: SandboxQuery | None,
+    limit: int | None,
+    next_token: str | None,
+    order: str | None,
+) -> Request:
+    if order not in (None, "asc", "desc"):
+        raise InvalidArgumentException(f"order must be 'asc' or 'desc', got {order!r}")
+    params: dict[str, str] = {}
+    if query is not None:
+        if query.metadata:
+            # Encoded twice inside the parameter: the wire has a query string within a query string, of encoded words.
+            params["metadata"] = urlencode({quote(key): quote(value) for key, value in query.metadata.items()})
+        if query.state:
+            params["state"] = ",".join(str(state) for state in query.state)
+        if query.started_after is not None:
+            params["startedAfter"] = _rfc3339(query.started_after)
+        if query.template:
+            params["template"] = query.template
+    if order is not None:
+        params["order"] = order
+    if limit:
+        params["limit"] = str(limit)
+    if next_token:
+        params["nextToken"] = next_token
+    path = f"/v2/sandboxes?{urlencode(params)}" if params else "/v2/sandboxes"
+    return _control(config, "list", "GET", path, parameters=params)
+
+
+def info(config: ConnectionConfig, sandbox_id: str) -> Request:
+    return _control(config, "info", "GET", f"/sandboxes/{_segment(sandbox_id)}", sandbox_id)
+
+
+def kill(config: ConnectionConfig, sandbox_id: str) -> Request:
+    return _control(config, "kill", "DELETE", f"/sandboxes/{_segment(sandbox_id)}", sandbox_id)
+
+
+def set_timeout(config: ConnectionConfig, sandbox_id: str, timeout: int) -> Request:
+    path = f"/sandboxes/{_segment(sandbox_id)}/timeout"
+    return _control(config, "set_timeout", "POST", path, sandbox_id, {"timeout": timeout})
+
+
+def _control(
+    config: ConnectionConfig,
+    operation: Operation,
+    method: str,
+    path: str,
+    sandbox_id: str | None = None,
+    payload: Mapping[str, Any] | None = None,
+    extra: tuple[tuple[str, str], ...] = (),
+    parameters: Mapping[str, str] | None = None,
+) -> Request:
+    if not config.api_key:
+        raise AuthenticationException(
+            "no API key: set RAYBOX_API_KEY (or E2B_API_KEY) in the environment, or pass api_key=..."
+        )
+    headers = {"User-Agent": USER_AGENT, **config.headers, "X-API-KEY": config.api_key}
+    if payload is not None:
+        headers["Content-Type"] = "application/json"
+    return Request(
+        operation=operation,
+        sandbox_id=sandbox_id,
+        payload=payload if payload is not None else parameters,
+        method=method,
+        url=config.api_url + path,
+        headers=(*headers.items(), *extra),
+        body=_json(payload) if payload is not None else b"",
+        connect_s=config.request_timeout,
+        total_s=config.request_timeout,
+        retries=config.retries,
+        connect_retries=config.connect_retries,
+        proxy=config.proxy,
+        logger=config.logger,
+    )
+
+
+# --- data plane ------------------------------------------------------------------------------------------------------
+
+
+def address(
+    config: ConnectionConfig,
+    sandbox_id: str,
+    domain: str | None,
+    envd_token: str | None,
+    traffic_token: str | None,
+) -> Address:
+    common = [("User-Agent", USER_AGENT), ("E2b-Sandbox-Id", sandbox_id)]
+    if envd_token:
+        common.append(("X-Access-Token", envd_token))
+    if traffic_token:
+        common.append(("E2B-Traffic-Access-Token", traffic_token))
+    return Address(
+        sandbox_id,
+        config.sandbox_base_url(sandbox_id, INTERPRETER_PORT, domain),
+        (*common, ("E2b-Sandbox-Port", str(INTERPRETER_PORT)), ("Content-Type", "application/json")),
+        config.sandbox_base_url(sandbox_id, ENVD_PORT, domain),
+        (*common, ("E2b-Sandbox-Port", str(ENVD_PORT))),
+    )
+
+
+def execute(
+    config: ConnectionConfig,
+    to: Address,
+    code: str,
+    language: str | None,
+    context: Context | str | None,
+    envs: Mapping[str, str] | None,
+    timeout: float | None,
+    request_timeout: float | None,
+) -> Request:
+    if language and context:
+        raise InvalidArgumentException("language and context exclude each other: a context has its language")
+    return _interpreter(
+        config,
+        to,
+        "execute",
+        "POST",
+        "/execute",
+        {
+            "code": code,
+            "context_id": context_id(context) or None,
+            "language": language,
+            "env_vars": envs,
+        },
+        connect_s=seconds(request_timeout, config.request_timeout, "request_timeout"),
+        total_s=seconds(timeout, DEFAULT_EXECUTION_TIMEOUT_S, "timeout"),
+    )
+
+
+def create_context(
+    config: ConnectionConfig, to: Address, cwd: str | None, language: str | None, request_timeout: float | None
+) -> Request:
+    payload = {name: value for name, value in (("language", language), ("cwd", cwd)) if value}
+    limit_s = seconds(request_timeout, config.request_timeout, "request_timeout")
+    return _interpreter(config, to, "create_context", "POST", "/contexts", payload, limit_s, limit_s)
+
+
+def list_contexts(config: ConnectionConfig, to: Address) -> Request:
+    limit_s = config.request_timeout
+    return _interpreter(config, to, "list_contexts", "GET", "/contexts", None, limit_s, limit_s)
+
+
+def restart_context(config: ConnectionConfig, to: Address, context: Context | str) -> Request:
+    path, limit_s = f"/contexts/{_segment(context_id(context))}/restart", config.request_timeout
+    return _interpreter(config, to, "restart_context", "POST", path, None, limit_s, limit_s)
+
+
+def remove_context(config: ConnectionConfig, to: Address, context: Context | str) -> Request:
+    path, limit_s = f"/contexts/{_segment(context_id(context))}", config.request_timeout
+    return _interpreter(config, to, "remove_context", "DELETE", path, None, limit_s, limit_s)
+
+
+def health(config: ConnectionConfig, to: Address, limit_s: float | None) -> Request:
+    return Request(
+        "health",
+        to.sandbox_id,
+        None,
+        "GET",
+        f"{to.envd_url}/health",
+        to.envd_headers,
+        b"",
+        limit_s,
+        limit_s,
+        connect_retries=config.connect_retries,
+        proxy=config.proxy,
+        logger=config.logger,
+    )
+
+
+def _interpreter(
+    config: ConnectionConfig,
+    to: Address,
+    operation: Operation,
+    method: str,
+    path: str,
+    payload: Mapping[str, Any] | None,
+    connect_s: float | None,
+    total_s: float | None,
+) -> Request:
+    return Request(
+        operation,
+        to.sandbox_id,
+        payload,
+        method,
+        to.interpreter_url + path,
+        to.interpreter_headers,
+        _json(payload) if payload is not None else b"",
+        connect_s,
+        total_s,
+        connect_retries=config.connect_retries,
+        proxy=config.proxy,
+        logger=config.logger,
+    )
+
+
+def _json(payload: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(payload, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentException(f"an argument cannot be written as JSON: {error}") from error
+
+
+def _segment(text: str) -> str:
+    """One path segment of a URL; never empty, as the path would then name something else."""
+    if not isinstance(text, str) or not text:
+        raise InvalidArgumentException(f"expected an id, got {text!r}")
+    return quote(text, safe="")
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone().isoformat()
+
+
+# --- parts of `create` -----------------------------------------------------------------------------------------------
+
+
+def _lifecycle(lifecycle: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not lifecycle:
+        return {}
+    choice = lifecycle.get("on_timeout")
+    choice = dict(choice) if isinstance(choice, Mapping) else {"action": choice}
+    action, mode, keep_memory = choice.get("action"), choice.get("mode"), choice.get("keep_memory")
+    if action not in (None, "pause", "kill") or (action is None and len(choice) > 1):
+        raise InvalidArgumentException(f"lifecycle: on_timeout must be 'pause' or 'kill', got {action!r}")
+    if mode not in (None, "full", "filesystem"):
+        raise InvalidArgumentException(f"lifecycle: mode must be 'full' or 'filesystem', got {mode!r}")
+    if mode is not None and keep_memory is not None:
+        raise InvalidArgumentException("lifecycle: mode and keep_memory say the same; give one of them")
+    if action != "pause" and len(choice) > 1:
+        raise InvalidArgumentException("lifecycle: mode is for on_timeout 'pause' only")
+    memory = mode == "full" if mode is not None else keep_memory
+    auto_resume = lifecycle.get("auto_resume")
+    if auto_resume and action != "pause":
+        raise InvalidArgumentException("lifecycle: auto_resume needs on_timeout 'pause'")
+    if auto_resume and memory is False:
+        raise InvalidArgumentException("lifecycle: auto_resume needs the memory, which mode 'filesystem' drops")
+    body: dict[str, Any] = {}
+    if action is not None:
+        body["autoPause"] = action == "pause"
+    if memory is not None:
+        body["autoPauseMemory"] = memory
+    if auto_resume is not None:
+        body["autoResume"] = {"enabled": auto_resume}
+    return body
+
+
+def _iam_tokens(iam: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    tokens = {}
+    for name, token in ((iam or {}).get("tokens") or {}).items():
+        if not isinstance(name, str) or not name or re.search(r"[{}\x00-\x1f\x7f-\x9f]", name):
+            raise InvalidArgumentException(f"iam: {name!r} cannot be the name of a token")
+        try:
+            tokens[name] = {"audience": token["audience"], "tokenType": token["token_type"]}
+        except (KeyError, TypeError) as error:
+            raise InvalidArgumentException(f"iam: token {name!r} needs 'audience' and 'token_type'") from error
+    return tokens
+
+
+class _Placeholders(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        raise InvalidArgumentException(f"network: no iam token {name!r} is registered; there are {sorted(self)}")
+
+
+@dataclass(frozen=True)
+class _Iam:
+    tokens: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SandboxNetworkTransformContext:
+    """What a rule's `transform` is called with when it is a function: placeholders that the egress proxy fills."""
+
+    iam: _Iam
+
+
+def _network(network: Mapping[str, Any], tokens: Iterable[str]) -> dict[str, Any]:
+    rules = network.get("rules") or {}
+    selector_context = SandboxNetworkSelectorContext(all_traffic=ALL_TRAFFIC, rules=rules)
+    placeholders = _Placeholders({name: f"${{e2b.identity.tokens.{name}}}" for name in tokens})
+    transform_context = SandboxNetworkTransformContext(_Iam(placeholders))
+    body: dict[str, Any] = {}
+    for name, wire in (("allow_out", "allowOut"), ("deny_out", "denyOut")):
+        chosen = network.get(name)
+        if chosen is not None:
+            body[wire] = list(chosen(selector_context) if callable(chosen) else chosen)
+    for name, wire in (("dns_servers", "dnsServers"), ("https_ports", "httpsPorts")):
+        if network.get(name) is not None:
+            body[wire] = list(network[name])
+    for name, wire in (("allow_public_traffic", "allowPublicTraffic"), ("mask_request_host", "maskRequestHost")):
+        if network.get(name) is not None:
+            body[wire] = network[name]
+    if network.get("egress_proxy") is not None:
+        body["egressProxy"] = _egress_proxy(network["egress_proxy"])
+    if network.get("rules") is not None:
+        body["rules"] = {host: [_rule(rule, transform_context) for rule in chain] for host, chain in rules.items()}
+    return body
+
+
+def _rule(rule: Mapping[str, Any], context: SandboxNetworkTransformContext) -> dict[str, Any]:
+    transform: Mapping[str, Any] | Callable[[SandboxNetworkTransformContext], Any] | None = rule.get("transform")
+    if transform is None:
+        return {}
+    if callable(transform):
+        transform = transform(context)
+    if not isinstance(transform, Mapping):
+        raise InvalidArgumentException(f"network: a rule's transform must be or return a dict, got {transform!r}")
+    headers = transform.get("headers")
+    return {"transform": {"headers": dict(headers)} if headers else {}}
+
+
+def _egress_proxy(proxy: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(proxy, Mapping) or not isinstance(proxy.get("address"), str):
+        raise InvalidArgumentException("network: egress_proxy needs an 'address' such as 'proxy.example.com:1080'")
+    body: dict[str, Any] = {"address": proxy["address"]}
+    body.update({name: proxy[name] for name in ("username", "password") if proxy.get(name) is not None})
+    tls = proxy.get("tls")
+    if isinstance(tls, Mapping):
+        names = (("server_name", "serverName"), ("ca_cert", "caCert"))
+        body["tls"] = {"enabled": True, **{wire: tls[name] for name, wire in names if tls.get(name) is not None}}
+    elif tls:
+        body["tls"] = {"enabled": True}
+    return body

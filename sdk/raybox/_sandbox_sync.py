@@ -1,0 +1,334 @@
+"""The blocking sandbox. Its twin is `_sandbox_async.py`: same methods, same order, same docstrings."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, Unpack, overload
+
+from . import _requests, _responses, _transport
+from ._config import ApiParams, ConnectionConfig, seconds
+from ._either import also_on_class
+from ._errors import RayboxError, SandboxUnreachableException
+from ._models import (
+    Context,
+    Execution,
+    ExecutionError,
+    OutputHandler,
+    OutputMessage,
+    Result,
+    RunCodeLanguage,
+    SandboxInfo,
+    SandboxListOrder,
+    SandboxOnResume,
+    SandboxQuery,
+)
+from ._paginator import PaginatorBase
+from ._requests import Request
+from ._responses import Reply, Run, TransportFailure
+from ._sandbox_base import SandboxBase, SandboxOpts, options_of
+
+_GONE = frozenset({404})
+_DOWN = frozenset({502})
+
+
+class SandboxPaginator(PaginatorBase):
+    """Pages of sandboxes: call `next_items` while `has_next`."""
+
+    def next_items(self, **opts: Unpack[ApiParams]) -> list[SandboxInfo]:
+        """The next page, which may be empty; `opts` hold for this call only.
+
+        Raises InvalidArgumentException when there is no next page. After any other error the same page can be asked
+        for again.
+        """
+        request = self._request(opts)
+        return self._turn(request, _transport.send(request))
+
+
+class Sandbox(SandboxBase):
+    """A machine of its own in the pool, where code runs and keeps its state between calls.
+
+    Made by `Sandbox.create`, found again by `Sandbox.connect`; it lives until its timeout or `kill`, not until this
+    object is gone. As a context manager it is killed at the end. Objects may be shared by threads and pickled.
+    """
+
+    def __init__(self, **opts: Unpack[SandboxOpts]) -> None:
+        """For a sandbox that runs already and whose tokens are known; use `create` or `connect` instead."""
+        super().__init__(**opts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @classmethod
+    def create(
+        cls,
+        template: str | None = None,
+        timeout: int | None = None,
+        metadata: dict[str, str] | None = None,
+        envs: dict[str, str] | None = None,
+        secure: bool | None = None,  # noqa: ARG003  # accepted as the E2B SDK does; every sandbox is secured
+        allow_internet_access: bool | None = None,
+        mcp: object | None = None,
+        network: Mapping[str, Any] | None = None,
+        iam: Mapping[str, Any] | None = None,
+        lifecycle: Mapping[str, Any] | None = None,
+        volume_mounts: Mapping[str, Any] | None = None,
+        logger: logging.Logger | None = None,
+        idempotency_key: str | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> Self:
+        """Get a sandbox that is ready to run code.
+
+        template: name or id of what it looks like at birth. timeout: seconds until it ends by itself, default 300.
+        metadata: shown in `list` and `get_info`. envs: environment of everything that runs in it. network, iam,
+        lifecycle, volume_mounts: as in the E2B SDK. idempotency_key: 1 to 255 of a-z, 0-9 and "-"; a repeated key gives
+        the same sandbox again. logger: is told of every request (INFO). mcp is not supported yet. opts hold for all
+        calls on the sandbox.
+        Raises ServiceBusyException or RateLimitException when there is no room even after the retries,
+        AuthenticationException, InvalidArgumentException, NotFoundException (template).
+        A failed call may leave a sandbox behind; it ends at its timeout.
+        """
+        config = ConnectionConfig.resolve(opts, logger)
+        request = _requests.create(
+            config,
+            template or cls.default_template,
+            timeout=timeout,
+            metadata=metadata,
+            envs=envs,
+            allow_internet_access=allow_internet_access,
+            mcp=mcp,
+            network=network,
+            iam=iam,
+            lifecycle=lifecycle,
+            volume_mounts=volume_mounts,
+            idempotency_key=idempotency_key,
+        )
+        access = _responses.access(request, _transport.send(request))
+        sandbox = cls(**options_of(access, config))
+        sandbox.timings_ms = access.timings_ms
+        return sandbox
+
+    @classmethod
+    def list(
+        cls,
+        query: SandboxQuery | None = None,
+        limit: int | None = None,
+        next_token: str | None = None,
+        order: SandboxListOrder | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> SandboxPaginator:
+        """Sandboxes of this key, in pages; nothing is asked for before `next_items`.
+
+        limit: per page, 1 to 100. order: by start time over all pages, newest first by default. next_token: of a
+        paginator that stopped there.
+        """
+        return SandboxPaginator(query, limit, next_token, order, **opts)
+
+    @classmethod
+    def _connect_by_id(
+        cls,
+        sandbox_id: str,
+        timeout: int | None = None,
+        logger: logging.Logger | None = None,
+        *,
+        on_resume: SandboxOnResume = "restore",
+        **opts: Unpack[ApiParams],
+    ) -> Sandbox:  # not Self: the decorator cannot carry it
+        config = ConnectionConfig.resolve(opts, logger)
+        request = _requests.connect(config, sandbox_id, timeout, on_resume)
+        return cls(**options_of(_responses.access(request, _transport.send(request)), config))
+
+    @also_on_class(_connect_by_id)
+    def connect(
+        self,
+        timeout: int | None = None,
+        *,
+        on_resume: SandboxOnResume = "restore",
+        **opts: Unpack[ApiParams],
+    ) -> Sandbox:
+        """Attach to a sandbox that exists, resuming it if it is paused: `Sandbox.connect(sandbox_id, timeout=None)`.
+
+        timeout: seconds from now that it is to live at least; a running sandbox's life is never shortened.
+        on_resume: "reboot" drops the memory of a paused sandbox and starts it from its disk.
+        Raises SandboxNotFoundException when it has ended or never was. Can be repeated.
+        """
+        config = self._config.with_options(opts)
+        request = _requests.connect(config, self._id, timeout, on_resume)
+        _responses.access(request, _transport.send(request))
+        return self
+
+    @classmethod
+    def _kill_by_id(cls, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
+        request = _requests.kill(ConnectionConfig.resolve(opts), sandbox_id)
+        return _transport.send(request, _GONE).status != 404
+
+    @also_on_class(_kill_by_id)
+    def kill(self, **opts: Unpack[ApiParams]) -> bool:
+        """End the sandbox and everything in it; also `Sandbox.kill(sandbox_id)`.
+
+        True if it was there, False if not any more. Can be repeated.
+        """
+        request = _requests.kill(self._config.with_options(opts), self._id)
+        return _transport.send(request, _GONE).status != 404
+
+    @classmethod
+    def _set_timeout_by_id(cls, sandbox_id: str, timeout: int, **opts: Unpack[ApiParams]) -> None:
+        _transport.send(_requests.set_timeout(ConnectionConfig.resolve(opts), sandbox_id, timeout))
+
+    @also_on_class(_set_timeout_by_id)
+    def set_timeout(self, timeout: int, **opts: Unpack[ApiParams]) -> None:
+        """Let the sandbox end `timeout` seconds from now, be it later or sooner than before.
+
+        Also `Sandbox.set_timeout(sandbox_id, timeout)`. Raises SandboxNotFoundException.
+        """
+        _transport.send(_requests.set_timeout(self._config.with_options(opts), self._id, timeout))
+
+    @classmethod
+    def _get_info_by_id(cls, sandbox_id: str, **opts: Unpack[ApiParams]) -> SandboxInfo:
+        request = _requests.info(ConnectionConfig.resolve(opts), sandbox_id)
+        return _responses.sandbox_info(request, _transport.send(request))
+
+    @also_on_class(_get_info_by_id)
+    def get_info(self, **opts: Unpack[ApiParams]) -> SandboxInfo:
+        """What the control plane knows of the sandbox; also `Sandbox.get_info(sandbox_id)`.
+
+        Raises SandboxNotFoundException when it has ended. Does not resume a paused one.
+        """
+        request = _requests.info(self._config.with_options(opts), self._id)
+        return _responses.sandbox_info(request, _transport.send(request))
+
+    def is_running(self, request_timeout: float | None = None) -> bool:
+        """Whether the sandbox answers; False when it has ended or is paused. Raises when that cannot be known."""
+        limit_s = seconds(request_timeout, self._config.request_timeout, "request_timeout")
+        request = _requests.health(self._config, self._address, limit_s)
+        return _transport.send(request, _DOWN).status != 502
+
+    @overload
+    def run_code(
+        self,
+        code: str,
+        language: RunCodeLanguage | None = None,
+        *,
+        on_stdout: OutputHandler[OutputMessage] | None = None,
+        on_stderr: OutputHandler[OutputMessage] | None = None,
+        on_result: OutputHandler[Result] | None = None,
+        on_error: OutputHandler[ExecutionError] | None = None,
+        envs: dict[str, str] | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Execution: ...
+    @overload
+    def run_code(
+        self,
+        code: str,
+        language: None = None,
+        context: Context | str | None = None,
+        on_stdout: OutputHandler[OutputMessage] | None = None,
+        on_stderr: OutputHandler[OutputMessage] | None = None,
+        on_result: OutputHandler[Result] | None = None,
+        on_error: OutputHandler[ExecutionError] | None = None,
+        envs: dict[str, str] | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Execution: ...
+    def run_code(
+        self,
+        code: str,
+        language: RunCodeLanguage | None = None,
+        context: Context | str | None = None,
+        on_stdout: OutputHandler[OutputMessage] | None = None,
+        on_stderr: OutputHandler[OutputMessage] | None = None,
+        on_result: OutputHandler[Result] | None = None,
+        on_error: OutputHandler[ExecutionError] | None = None,
+        envs: dict[str, str] | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Execution:
+        """Run code and wait for its end. Variables stay: the next call in the same context sees them.
+
+        language: run in that language's default context; default Python. context: run in this context (or its id)
+        instead. on_stdout, on_stderr, on_result, on_error: called with each piece as it arrives, in order; what they
+        raise ends the call and interrupts the code. envs: environment variables of this execution alone.
+        timeout: seconds the whole execution may take, default 300; 0 = no limit; then the code is interrupted.
+        request_timeout: seconds until its answer begins.
+        Returns an Execution; what the code raised is its `error`, never an exception from here.
+        Raises TimeoutException, SandboxNotRunningException (the sandbox ended before or during the run),
+        SandboxUnreachableException, NotFoundException (context), SandboxException (the outcome is lost).
+        Leaving the call early by any exception, cancellation included, interrupts the code; its context lives on.
+        Not idempotent: it is never retried here.
+        """
+        request = _requests.execute(
+            self._config, self._address, code, language, context, envs, timeout, request_timeout
+        )
+        run = Run(on_stdout, on_stderr, on_result, on_error)
+        try:
+            stream = _transport.open_stream(request)
+        except TransportFailure as failure:
+            raise self._explain(request, failure) from failure
+        try:
+            if stream.status != 200:
+                raise _responses.error_of(request, Reply(stream.status, stream.headers, _transport.read_all(stream)))
+            while not run.ended and (data := stream.read()):
+                for handler, value in run.feed(data):
+                    handler(value)
+            if run.ended:
+                stream.finish()
+                return run.execution
+        except TransportFailure as failure:
+            raise self._explain(request, failure) from failure
+        finally:
+            stream.close()
+        raise self._explain(request, TransportFailure("broken", "it ended without an end_of_execution event"))
+
+    def create_code_context(
+        self,
+        cwd: str | None = None,
+        language: RunCodeLanguage | None = None,
+        request_timeout: float | None = None,
+    ) -> Context:
+        """Start another kernel in the sandbox.
+
+        cwd: its working directory, default /home/user. language: default Python. request_timeout: seconds.
+        Not idempotent: each call starts one.
+        """
+        request = _requests.create_context(self._config, self._address, cwd, language, request_timeout)
+        return _responses.context(request, self._send(request))
+
+    def remove_code_context(self, context: Context | str) -> None:
+        """End a context (or the one with this id); what runs in it ends too. Raises NotFoundException."""
+        self._send(_requests.remove_context(self._config, self._address, context))
+
+    def list_code_contexts(self) -> builtins.list[Context]:
+        """The contexts there are, in order of creation."""
+        request = _requests.list_contexts(self._config, self._address)
+        return _responses.contexts(request, self._send(request))
+
+    def restart_code_context(self, context: Context | str) -> None:
+        """Give a context (or the one with this id) a fresh kernel; its variables are gone. Raises NotFoundException."""
+        self._send(_requests.restart_context(self._config, self._address, context))
+
+    def _send(self, request: Request) -> Reply:
+        try:
+            return _transport.send(request)
+        except SandboxUnreachableException as error:
+            if not isinstance(error.__cause__, TransportFailure):
+                raise
+            raise self._explain(request, error.__cause__) from error.__cause__
+
+    def _explain(self, request: Request, failure: TransportFailure) -> RayboxError:
+        """The error for a request that got no answer, or half of one: if its connection broke, /health says why."""
+        if failure.stage != "broken":
+            return _responses.error_of_failure(request, failure)
+        health = _requests.health(self._config, self._address, _requests.PROBE_TIMEOUT_S)._replace(connect_retries=0)
+        try:
+            probe = _transport.send(health, _transport.ANY_STATUS)
+        except RayboxError:
+            return _responses.error_of_cut_answer(request, None, failure.detail)
+        return _responses.error_of_cut_answer(request, probe, failure.detail)

@@ -1,0 +1,20 @@
+"""What every test may use. The pool is one for the whole session, started by the first test that asks for it."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+
+from tests.support.pool import running_pool
+from tests.support.ray_cluster import ray_cluster
+
+__all__ = ["ray_cluster", "running_pool"]
+
+# The same examples in every run: what is red once is red again, and what is green stays so.
+hypothesis.settings.register_profile("raybox", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("raybox")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

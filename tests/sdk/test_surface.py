@@ -1,0 +1,165 @@
+"""What the package shows: exported names, twins, and the E2B SDK's signatures."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import e2b
+import pytest
+
+import raybox
+from raybox import AsyncSandbox, AsyncSandboxPaginator, Sandbox, SandboxPaginator
+from raybox._config import ApiParams
+
+# It has no type hints that a checker could read.
+official = importlib.import_module("e2b_code_interpreter")
+
+METHODS = [
+    "create",
+    "connect",
+    "list",
+    "get_info",
+    "kill",
+    "set_timeout",
+    "is_running",
+    "get_host",
+    "run_code",
+    "create_code_context",
+    "list_code_contexts",
+    "restart_code_context",
+    "remove_code_context",
+]
+
+VALUES = [
+    "Context",
+    "Execution",
+    "ExecutionError",
+    "Logs",
+    "OutputMessage",
+    "Result",
+    "SandboxInfo",
+    "SandboxPaginator",
+    "SandboxQuery",
+]
+
+#: Parameters that only we have, with the reason.
+OURS = {
+    ("Execution", "timings_ms"): "measured by the client; comes last",
+}
+#: What `**` parameters are called is nobody's business.
+STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def test_exported_names_are_sorted_and_say_raybox() -> None:
+    assert raybox.__all__ == sorted(raybox.__all__)
+    public = {name for name in vars(raybox) if not name.startswith("_") and not inspect.ismodule(vars(raybox)[name])}
+    assert public | {"__version__"} == set(raybox.__all__)
+    for name in raybox.__all__:
+        exported = getattr(raybox, name)
+        if isinstance(exported, type):
+            assert (exported.__module__, exported.__qualname__) == ("raybox", name)
+
+
+def test_every_error_is_exported() -> None:
+    tree = [raybox.RayboxError]
+    for error in tree:
+        tree += error.__subclasses__()
+    assert {error.__name__ for error in tree} <= set(raybox.__all__)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert raybox.__version__ == importlib.metadata.version("raybox")
+
+
+HEAVY = {"anyio", "e2b", "httpx", "numpy", "pandas", "pydantic", "ray"}
+
+
+def test_import_is_light() -> None:
+    program = "import sys, raybox; print(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "raybox" in result.stdout.split()
+    assert HEAVY.isdisjoint(result.stdout.split())
+
+
+def surface(cls: type) -> dict[str, tuple[list[tuple[str, Any, Any]], str | None]]:
+    found = {}
+    for name in dir(cls):
+        member = getattr(cls, name)
+        plain = name.replace("__aenter__", "__enter__").replace("__aexit__", "__exit__")
+        if callable(member) and (
+            not name.startswith("_") or name in ("__aenter__", "__aexit__", "__enter__", "__exit__")
+        ):
+            parameters = inspect.signature(member).parameters.values()
+            found[plain] = ([(p.name, p.kind, p.default) for p in parameters], member.__doc__)
+        elif isinstance(member, property):
+            found[plain] = ([], member.__doc__)
+    return found
+
+
+@pytest.mark.parametrize(("one", "other"), [(Sandbox, AsyncSandbox), (SandboxPaginator, AsyncSandboxPaginator)])
+def test_twins(one: type, other: type) -> None:
+    assert surface(one) == surface(other)
+
+
+def test_public_methods_are_documented() -> None:
+    assert [name for name, (_, doc) in surface(Sandbox).items() if not doc and not name.startswith("__")] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(Sandbox, official.Sandbox), (AsyncSandbox, official.AsyncSandbox)],
+    ids=["sync", "async"],
+)
+def test_method_has_the_signature_of_the_e2b_sdk(ours: type, theirs: type, name: str) -> None:
+    check_signatures(name, getattr(ours, name), getattr(theirs, name))
+    assert isinstance(inspect.getattr_static(ours, name), classmethod) == isinstance(
+        inspect.getattr_static(theirs, name), classmethod
+    )
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_value_has_the_signature_of_the_e2b_sdk(name: str) -> None:
+    theirs = getattr(official, name, None) or getattr(e2b, name)
+    check_signatures(name, getattr(raybox, name), theirs)
+
+
+@pytest.mark.parametrize("colour", ["Sandbox", "AsyncSandbox"])
+@pytest.mark.parametrize("name", ["_connect_by_id", "_kill_by_id", "_set_timeout_by_id", "_get_info_by_id"])
+def test_class_level_method_has_the_signature_of_the_e2b_sdk(colour: str, name: str) -> None:
+    theirs = {
+        "_connect_by_id": "_cls_connect_sandbox",
+        "_kill_by_id": "_cls_kill",
+        "_set_timeout_by_id": "_cls_set_timeout",
+        "_get_info_by_id": "_cls_get_info",
+    }[name]
+    check_signatures(name, getattr(getattr(raybox, colour), name), getattr(getattr(official, colour), theirs))
+
+
+def check_signatures(name: str, ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:
+    def listed(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+        return [
+            (parameter.name, parameter.kind, parameter.default)
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind not in STARRED and (name, parameter.name) not in OURS
+        ]
+
+    def plain(parameters: list[tuple[str, Any, Any]]) -> list[tuple[str, Any, str]]:
+        return [(parameter, kind, repr(default)) for parameter, kind, default in parameters]
+
+    assert plain(listed(ours)) == plain(listed(theirs))
+
+
+def test_every_per_call_option_of_the_e2b_sdk_is_accepted() -> None:
+    assert set(ApiParams.__annotations__) == set(e2b.ApiParams.__annotations__)
+
+
+def test_unknown_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="'api_token'"):
+        Sandbox.kill("x", api_token="y")  # type: ignore[call-arg]  # that is the point
