@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -101,10 +102,11 @@ class Driver:
 
 
 def children_of(pid: int) -> set[int]:
-    """Direct children that are not zombies."""
+    """Direct children that are not zombies. A thread may end while it is looked at."""
     found = set()
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        found |= {int(word) for word in (thread / "children").read_text().split()}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found |= {int(word) for word in (thread / "children").read_text().split()}
     return {child for child in found if state_of(child) not in ("Z", "X", "")}
 
 
