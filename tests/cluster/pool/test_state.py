@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -835,6 +835,50 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(("ask", "ask", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")),
+        st.sampled_from(tuple(QUOTAS)),
+        st.integers(0, 9),
+    ),
+    min_size=30,
+    max_size=80,
+)
+
+
+@settings(max_examples=80)
+@given(_steps)
+def test_no_order_of_things_takes_a_key_over_its_quota(steps: list[tuple[str, str, int]]) -> None:
+    """The world of AnyOrder with fewer troubles and more callers, so that quotas are what is scarce."""
+    world = AnyOrder()
+    world.begin(6, 1)
+    world.a_node_comes("a")
+    while world.orders or world.replies:
+        world.take(0) if world.orders else world.hear(0)
+    assert len(world.actors) == 6
+    for what, owner, at in steps:
+        live = [actor for actor in world.actors.values() if actor.info]
+        match what:
+            case "ask":
+                world.somebody_asks(owner)
+            case "carry out" if world.orders:
+                world.take(at)
+            case "hear" if world.replies:
+                world.hear(at)
+            case "mail" if world.mail:
+                world.a_message_arrives_or_not(at, lost=at == 9)
+            case "end" if live:
+                world.end(live[at % len(live)])
+            case "die" if world.actors and at == 0:
+                world.an_actor_dies(at)
+            case "replace" if at == 0:
+                world.the_manager_is_replaced()
+            case "wait":
+                world.time_passes(at / 10)
+        world.holds()
+    world.teardown()
 
 
 @pytest.mark.parametrize("failures", range(1, 200, 7))
