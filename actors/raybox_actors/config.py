@@ -25,6 +25,7 @@ class PoolConfig:
     disk_mib: int = 1024
     cpu_count: int = 1
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+    require: str = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
 
 
 def manager_name(config: PoolConfig) -> str:

@@ -22,6 +22,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _up_options(command: Command) -> Command:
     """One option per field of UpOptions; values stay text here, UpOptions checks them."""
     for one in reversed(fields(UpOptions)):
+        if not one.metadata["value_name"]:  # too much for a command line, which others can read
+            continue
         default = "" if one.default is None else f"  [default: {one.default:g}]" if isinstance(
             one.default, float
         ) else f"  [default: {one.default}]"  # fmt: skip
@@ -133,6 +135,15 @@ def run_command(
     url, api_key = _pool(name, url, api_key)
     assert code is not None
     sys.exit(run(url, api_key, code, language, output, timeout))
+
+
+@cli.command("key")
+def key_command() -> None:
+    """Make an API key. Its hash is what the YAML file of `raybox up` needs; the key itself is shown once, here."""
+    from raybox_cluster.gateway.auth import hash_key, new_key
+
+    key = new_key()
+    click.echo(f"key     {key}\nsha256  {hash_key(key)}")
 
 
 @cli.command("doctor")

@@ -24,7 +24,7 @@ import click
 from raybox_cluster import cli_processes, cli_state
 from raybox_cluster.cli_state import PoolRecord, UserError
 from raybox_cluster.config import UpOptions
-from raybox_cluster.gateway.auth import hash_key, new_key
+from raybox_cluster.gateway.auth import new_key
 
 Progress = Callable[[str], None]
 
@@ -128,7 +128,7 @@ def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, clean
 
     config = options.pool(secrets.token_bytes(32))
     cleanups.callback(_quietly, lambda: take_down_own(config))
-    deployed = deploy(options, config, hash_key(record.api_key), own_ray=True, progress=progress)
+    deployed = deploy(options, config, options.keys(record.api_key), own_ray=True, progress=progress)
     return replace(record, url=deployed.url, ready=True)
 
 
@@ -151,7 +151,7 @@ def _up_joined(options: UpOptions, detach: bool, progress: Progress, ready: Call
                 config = options.pool(secrets.token_bytes(32))
                 record = replace(_new_record(options), own_ray=False, ray_address=address, folder="", token_path="")
                 with ExitStack() as on_failure:
-                    deployed = deploy(options, config, hash_key(record.api_key), own_ray=False, progress=progress)
+                    deployed = deploy(options, config, options.keys(record.api_key), own_ray=False, progress=progress)
                     on_failure.callback(_quietly, lambda: take_down(config, deployed.started_serve))
                     record = replace(
                         record,

@@ -14,6 +14,7 @@ from typing import Any
 from raybox_actors.config import NAMESPACE, PoolConfig
 from raybox_cluster.cli_state import UserError
 from raybox_cluster.config import UpOptions
+from raybox_cluster.gateway.auth import ApiKey
 
 #: What Serve and the actors need to start, at worst, on a small and busy machine.
 START_LIMIT_S = 120.0
@@ -51,7 +52,9 @@ def join(address: str) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def deploy(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool, progress: Progress) -> Deployed:
+def deploy(
+    options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool, progress: Progress
+) -> Deployed:
     """Start the pool and its gateway, side by side, and return when both answer.
 
     own_ray: this Ray is ours, so the gateway listens on the user's port by itself; otherwise it is reached through the
@@ -69,7 +72,7 @@ def deploy(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool,
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 
     def gateway() -> Deployed:
-        deployed = _deploy_gateway(options, config, key_hash, own_ray)
+        deployed = _deploy_gateway(options, config, keys, own_ray)
         say(f"gateway answers at {deployed.url}")
         return deployed
 
@@ -117,7 +120,7 @@ def take_down_own(config: PoolConfig) -> None:
     teardown_pool(config)
 
 
-def _deploy_gateway(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool) -> Deployed:
+def _deploy_gateway(options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool) -> Deployed:
     from ray import serve
 
     from raybox_cluster.serve_app import KEEP_ALIVE_S, Listener, application
@@ -132,7 +135,7 @@ def _deploy_gateway(options: UpOptions, config: PoolConfig, key_hash: str, own_r
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
     listener = Listener(options.host, options.port) if own_ray else None
-    target = serve.RunTarget(application(config, {config.name: key_hash}, listener), name=name, route_prefix="/")
+    target = serve.RunTarget(application(config, keys, listener), name=name, route_prefix="/")
     # Serve's own wait looks once a second; ours below looks all the time.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     own_url = f"http://{options.url_host}:{options.port}"
