@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from raybox_actors.isolation.capabilities import Require
+
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
 
@@ -25,7 +27,7 @@ class PoolConfig:
     disk_mib: int = 1024
     cpu_count: int = 1
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
-    require: str = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
+    require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
 
 
 def manager_name(config: PoolConfig) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -147,11 +147,18 @@ def key_command() -> None:
 
 
 @cli.command("doctor")
-def doctor_command() -> None:
-    """What this machine offers for isolating sandboxes. Exit code 1 when no pool can start here."""
+@click.option(
+    "--require",
+    type=click.Choice(["standard", "strict"]),
+    default="standard",
+    help="What the pool would require.  [default: standard]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor_command(require: Literal["standard", "strict"], as_json: bool) -> None:
+    """What this machine offers for isolating sandboxes. Exit code 1 when no such pool can start here."""
     from raybox_cluster.cli_doctor import doctor
 
-    report, can_start = doctor()
+    report, can_start = doctor(require, as_json)
     click.echo(report)
     sys.exit(0 if can_start else 1)
 

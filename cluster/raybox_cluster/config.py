@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raybox_actors.config import PoolConfig
+from raybox_actors.isolation.capabilities import Require
 from raybox_cluster.config_keys import DEFAULT_KEY_NAME, KEY, parse_api_keys
 from raybox_cluster.gateway.auth import ApiKey, hash_key
 
@@ -133,7 +134,7 @@ class UpOptions:
         None, _key, "Key of the pool's admin, generated if not given. Others see it in `ps`: better in a file.", "KEY"
     )
     api_keys: tuple[ApiKey, ...] = _option((), parse_api_keys, "Further keys, with quotas; see docs/operations.md.", "")
-    require: str = _option(
+    require: Require = _option(  # noqa: RUF009  # as all the others; ruff takes a Literal for mutable
         "standard",
         _one_of("standard", "strict"),
         "`strict` refuses nodes and clusters that lack any mechanism of isolation.",

@@ -76,7 +76,7 @@ def deploy(
         say(f"gateway answers at {deployed.url}")
         return deployed
 
-    details = None if own_ray else _serve_details()
+    details = None if own_ray else serve_details()
     if details is not None:  # before anything is started, so that what a failure takes down is ours
         _refuse_conflicts(details, config.name)
 
@@ -104,7 +104,7 @@ def take_down(config: PoolConfig, started_serve: bool) -> None:
 
     from raybox_cluster.pool.manager import teardown_pool
 
-    details = _serve_details()
+    details = serve_details()
     others = set() if details is None else details["applications"].keys() - {application_name(config.name)}
     if details is not None and application_name(config.name) in details["applications"]:
         serve.delete(application_name(config.name))
@@ -126,7 +126,7 @@ def _deploy_gateway(options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, 
     from raybox_cluster.serve_app import KEEP_ALIVE_S, Listener, application
 
     name = application_name(config.name)
-    details = None if own_ray else _serve_details()
+    details = None if own_ray else serve_details()
     if details is None:
         serve.start(
             # No proxy: the gateway has a listener of its own, and a proxy is one more process to start.
@@ -177,7 +177,7 @@ def _wait_for_gateway(find_url: Callable[[], str | None], application: str) -> s
             time.sleep(0.02)
 
 
-def _serve_details() -> dict[str, Any] | None:
+def serve_details() -> dict[str, Any] | None:
     """What Serve says of itself, as its REST interface gives it; None when no Serve runs in this cluster."""
     # The public way to the same needs the dashboard, which a cluster may not have.
     from ray.serve.context import _get_global_client
@@ -191,7 +191,7 @@ def _serve_url(application: str) -> str | None:
 
     Proxies, HAProxy, or with direct ingress the replica itself: Serve's target groups know.
     """
-    details = _serve_details() or {}
+    details = serve_details() or {}
     host = str((details.get("http_options") or {}).get("host") or "0.0.0.0")  # noqa: S104  # compared, not bound
     for group in details.get("target_groups") or ():
         if str(group["protocol"]).upper().endswith("HTTP") and group.get("app_name", "") in ("", application):
