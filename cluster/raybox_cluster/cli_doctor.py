@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from raybox_actors.isolation.capabilities import Finding, Require, judge, shortfalls
-from raybox_actors.isolation.probes import probe
+from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_cluster.config import default_run_dir
 
 
 def doctor(require: Require, as_json: bool) -> tuple[str, bool]:
     """The report on this machine, and whether a pool that requires so much can start here."""
-    findings = judge(probe(default_run_dir()))
+    findings = judge(probe(default_run_dir(), replace(token_of_ray(), inside_ray=False)))
     can_start = not shortfalls(findings, require)
     if as_json:
         plain = {"can_start": can_start, "require": require, "findings": [asdict(one) for one in findings]}

@@ -210,13 +210,16 @@ def _v1_mount(controller: str) -> Path | None:
     """Where this v1 controller is mounted, None if it is not."""
     for line in _read("/proc/self/mounts").splitlines():
         _, where, kind, options, *_ = line.split(" ")
-        if kind == "cgroup" and controller in options.split(",") and not _read_only(where):
+        if kind == "cgroup" and controller in options.split(",") and _writable_mount(where):
             return Path(where)
     return None
 
 
-def _read_only(folder: str) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+def _writable_mount(folder: str) -> bool:
+    try:
+        return not os.statvfs(folder).f_flag & os.ST_RDONLY
+    except OSError:  # something else was mounted over it
+        return False
 
 
 def _can_make(folder: Path) -> bool:

@@ -138,7 +138,7 @@ def test_the_child_says_what_it_could_not_do() -> None:
     """Without privileges it can load filters, as sandboxes do, and mount nothing."""
     script = Path(probes.__file__).with_name("probe_child.py")
     # Imports first: afterwards the interpreter's own folder may be out of reach.
-    imports = "import collections.abc, ctypes, json, os, platform, struct, sys, tempfile"
+    imports = "import __future__, collections.abc, ctypes, json, os, platform, struct, sys, tempfile"
     program = f"{imports}; os.setgid(65534); os.setuid(65534); exec(sys.stdin.read())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program],
