@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from raybox_actors.agent.api import Agent
 from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
 
 
@@ -51,5 +52,9 @@ class Backend(Protocol):
     async def restart_context(self, sandbox_id: str, context_id: str) -> None: ...
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
+        ...
 
     async def status(self) -> PoolStatus: ...
