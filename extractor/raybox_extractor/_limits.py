@@ -28,5 +28,3 @@ CHART_POINTS_MAX = 20_000  # points of lines and scatters, and outliers of boxes
 CHART_ELEMENTS_MAX = 2_000  # series, bars, wedges, boxes and charts in one figure
 CHART_TICKS_MAX = 1_000  # on one axis
 CHART_TEXT_CHARS_MAX = 1_000  # of one title, label or category
-# The JSON that plotly or altair writes of a figure. Larger ones are left out of `extra`, and have no chart.
-FIGURE_JSON_CHARS_MAX = 4_000_000

@@ -177,7 +177,7 @@ def _dates_in(originals: Any, count: int) -> list[str | None]:
         return nothing
     if getattr(getattr(originals, "dtype", None), "kind", "") == "M" and hasattr(originals, "tolist"):
         array = numpy.asarray(originals)
-        return _datetime64_texts(array[:count]) if array.ndim == 1 and len(array) >= count else nothing
+        return datetime64_texts(array[:count]) if array.ndim == 1 and len(array) >= count else nothing
     try:
         values = list(originals)[:count]
     except TypeError:
@@ -185,7 +185,7 @@ def _dates_in(originals: Any, count: int) -> list[str | None]:
     return [_date_text(value) for value in values] if len(values) == count else nothing
 
 
-def _datetime64_texts(array: Any) -> list[str | None]:
+def datetime64_texts(array: Any) -> list[str | None]:
     """With the fewest digits that lose nothing, the same for all of them; a day is a date."""
     if numpy.datetime_data(array.dtype)[0] not in ("Y", "M", "W", "D"):
         known = array[~numpy.isnat(array)]
@@ -200,9 +200,9 @@ def _datetime64_texts(array: Any) -> list[str | None]:
 
 def _date_text(value: Any) -> str | None:
     if isinstance(value, numpy.datetime64):
-        return _datetime64_texts(numpy.array([value]))[0]
+        return datetime64_texts(numpy.array([value]))[0]
     if hasattr(value, "to_timestamp"):  # pandas.Period
         value = value.to_timestamp()
     if isinstance(value, datetime.date):  # pandas.NaT is one, and not equal to itself
-        return value.isoformat() if value == value else None  # noqa: PLR0124
+        return value.isoformat() if value == value else None
     return None
