@@ -374,19 +374,16 @@ def normal_language(language: str | None) -> str:
     raise BadRequest(f"language {asked!r} is not available in this sandbox; available: python")
 
 
-def _make_cgroup(options: SessionOptions) -> Cgroup | None:
+def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
+    """One, or none where the machine has none."""
     if options.cgroups is None:
-        return None
+        return []
     pool, _, rest = options.policy.mark.partition(":")
     epoch = rest.rpartition(":")[2] or "0"
     limits = options.policy.limits
     try:
-        return create_cgroup(
-            options.cgroups,
-            pool,
-            f"{options.slot}-{epoch}-{os.getpid()}",
-            CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max),
-        )
+        bounds = CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max)
+        return [create_cgroup(options.cgroups, pool, f"{options.slot}-{epoch}-{os.getpid()}", bounds)]
     except OSError as error:
         raise InternalError(f"the sandbox's cgroup could not be made: {error}") from error
 
@@ -399,13 +396,16 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
 
     on_death: the kernels went with the walls; what ran in them is told nothing until the caller calls `close`.
     """
-    walls = start_walls(bwrap_arguments(options.policy, options.skeleton))
+    made: list[Cgroup] = []
     try:
-        cgroup = _make_cgroup(options)  # while the walls are being built
-        session = Session(options, walls, on_death, cgroup)
+        walls = start_walls(
+            bwrap_arguments(options.policy, options.skeleton), lambda: made.extend(_make_cgroup(options))
+        )
     except BaseException:
-        walls.close()
+        for cgroup in made:
+            cgroup.remove()
         raise
+    session = Session(options, walls, on_death, *made)
     try:
         await session.park()
     except BaseException:

@@ -7,6 +7,7 @@ first process that enters, once per sandbox: stdlib only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -22,7 +23,7 @@ MOVE_MOUNT_F_EMPTY_PATH = 4
 FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC, FSPICK_CLOEXEC = 1, 1, 1
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONFIGURE = 1, 6, 7
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x00100000
-MNT_DETACH = 2
+MS_BIND = 4096
 #: For nobody inside: it belongs to the host's root, whom the sandbox's user namespace does not know.
 LAYERS = "/.layers"
 
@@ -85,12 +86,12 @@ def overlay(lower: str, upper: str, work: str) -> int:
 
 
 class Root:
-    """`prepare` still outside of the mount namespace, `furnish` inside.
+    """`prepare` still outside of the mount namespace, `furnish` inside. Every system call here delays a first result.
 
     plan: `size_bytes`, `inodes` of all that is written; `shm_inodes` of /dev/shm; `layers`: [folder of the host, folder
-    inside] to be made writable; `folders`: [path, mode, id inside] in order; `masked`: files of /proc to be emptied;
-    `links`: links in the root; `boot_id`: the machine's identity, as /proc shows it. A layer that cannot be made leaves
-    the folder read-only, as bubblewrap has bound it; `can_layer` tells beforehand whether this machine can.
+    inside] to be made writable; `folders`: [path, mode, id inside] in order; `links`: links in the root; `masked`: files
+    of /proc to be emptied; `boot_id`: the machine's identity, as /proc shows it. A layer that cannot be made leaves the
+    folder read-only, as bubblewrap has bound it; `python -I filesystem.py` tells beforehand whether this machine can.
     """
 
     def __init__(self, plan: dict[str, Any], first_id: int) -> None:
@@ -106,52 +107,49 @@ class Root:
 
     def furnish(self) -> None:
         plan, own = self.plan, self.first_id
+        before = os.umask(0)
         resize("/", {"size": str(plan["size_bytes"]), "nr_inodes": str(plan["inodes"])})
         resize("/dev/shm", {"nr_inodes": str(plan["shm_inodes"])})  # noqa: S108  # the sandbox's own
+        os.mkdir(LAYERS, 0o700)
         for number, (tree, target) in enumerate(self.trees):
             try:
                 self.layer(tree, target, f"{LAYERS}/{number}")
             except OSError:
                 continue
+            finally:
+                os.close(tree)
         os.chown("/", own, own)
         for path, mode, inside in plan["folders"]:
             try:
-                os.mkdir(path)
+                os.mkdir(path, mode)
             except FileExistsError:
-                pass
-            except OSError:  # below a layer that stayed read-only
-                continue
-            if not os.path.ismount(path):
-                os.chown(path, own + inside, own + inside)
                 os.chmod(path, mode)
+            os.chown(path, own + inside, own + inside)
         for name in plan["links"]:
-            if os.path.islink(name):
+            with contextlib.suppress(FileNotFoundError):
                 os.lchown(name, own, own)
         for path in plan["masked"]:
-            if os.path.exists(path):
-                attach(clone_tree("/dev/null"), path)
+            libc.mount(b"/dev/null", path.encode(), None, MS_BIND, None)  # those that this kernel has
         if plan["boot_id"]:
             self.show_boot_id(plan["boot_id"])
+        os.umask(before)
 
     def layer(self, tree: int, target: str, folder: str) -> None:
-        lower, upper, work = (f"{folder}/{name}" for name in ("lower", "upper", "work"))
-        for name in (LAYERS, folder, lower):
-            os.makedirs(name, mode=0o700, exist_ok=True)
+        upper, work = f"{folder}-upper", f"{folder}-work"
         os.mkdir(upper, 0o755)
         os.mkdir(work, 0o700)
         os.chown(upper, self.first_id, self.first_id)
-        attach(tree, lower)
-        try:
-            attach(overlay(lower, upper, work), target)
-        finally:
-            # The overlay has its own copy of the mount; nothing can be reached by this one.
-            if libc.umount2(lower.encode(), MNT_DETACH):
-                raise OSError(ctypes.get_errno(), "umount2")
-            os.rmdir(lower)
+        attach(overlay(f"/proc/self/fd/{tree}", upper, work), target)
 
     def show_boot_id(self, boot_id: str) -> None:
-        os.makedirs(LAYERS, mode=0o700, exist_ok=True)
-        with open(f"{LAYERS}/boot_id", "w") as file:
-            file.write(boot_id + "\n")
-        os.chmod(f"{LAYERS}/boot_id", 0o444)
-        attach(clone_tree(f"{LAYERS}/boot_id"), "/proc/sys/kernel/random/boot_id")
+        path = f"{LAYERS}/boot_id"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        os.write(fd, boot_id.encode() + b"\n")
+        os.close(fd)
+        check_mount(libc.mount(path.encode(), b"/proc/sys/kernel/random/boot_id", None, MS_BIND, None))
+
+
+def check_mount(result: int) -> None:
+    if result:
+        error = ctypes.get_errno()
+        raise OSError(error, f"mount: {os.strerror(error)}")

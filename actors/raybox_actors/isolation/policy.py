@@ -58,7 +58,6 @@ MASKED = (
 )
 #: Folders of a machine that the host does not lend, in order: path, mode, owner's id inside.
 FOLDERS = (
-    ("/etc", 0o755, 0),
     ("/home", 0o755, 0),
     (HOME, 0o755, USER_ID),
     ("/media", 0o755, 0),
@@ -152,8 +151,11 @@ class WallsPolicy:
 
 
 def layers_of(skeleton: str, read_only: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """What becomes writable where the kernel can stack layers: system folders, /etc, the template's environment."""
-    own = [(name, name) for name in read_only if not name.startswith("/usr/")]
+    """What becomes writable where the kernel can stack layers: system folders, /etc, the template's environment.
+
+    read_only: the environment comes first; the interpreter that it was made from stays read-only.
+    """
+    own = [(name, name) for name in read_only[:1] if not name.startswith("/usr/")]
     return (("/usr", "/usr"), (skeleton, "/etc"), *own)
 
 
@@ -161,7 +163,7 @@ def root_plan(policy: WallsPolicy) -> dict[str, Any]:
     """What guest/filesystem.py is asked to make, as JSON values."""
     limits = policy.limits
     above = {str(parent): None for name in policy.read_only for parent in reversed(PurePosixPath(name).parents[:-1])}
-    known = {path for path, _, _ in FOLDERS}
+    known = {path for path, _, _ in FOLDERS} | {"/usr"}
     return {
         "size_bytes": limits.disk_mib << 20,
         "inodes": limits.inodes,
@@ -170,7 +172,7 @@ def root_plan(policy: WallsPolicy) -> dict[str, Any]:
         # Folders in which a template lies are the sandbox root's, too, as far as they are not the host's.
         "folders": [
             *((path, mode | 0o011 if path in above else mode, owner) for path, mode, owner in FOLDERS),
-            *((path, 0o755, 0) for path in above if path not in known and path != "/usr"),
+            *((path, 0o755, 0) for path in above if path not in known),
         ],
         "links": [name for name in SYSTEM_FOLDERS if PurePosixPath(name).name != "usr"],
         "masked": list(MASKED),

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from raybox_actors.errors import InternalError
@@ -236,9 +236,10 @@ def build_walls(arguments: list[str]) -> Walls:
     return walls
 
 
-def start_walls(arguments: list[str]) -> Walls:
+def start_walls(arguments: list[str], meanwhile: Callable[[], None] = lambda: None) -> Walls:
     """Start bubblewrap; return when the first process exists, about 3 ms later, while the rest is still being built.
 
+    meanwhile: called once, while bubblewrap starts; what it raises ends the walls and is raised here.
     Blocks. Raises InternalError. Must run in a thread that lives as long as the walls shall: their end is tied to its.
     """
     told, tell = os.pipe()
@@ -260,6 +261,7 @@ def start_walls(arguments: list[str]) -> Walls:
     try:
         deadline = time.monotonic() + BUILD_LIMIT_S
         assert process.stdout is not None
+        meanwhile()
         info = _read_until(told, b"}", deadline)
         first_pid = _number_after(b'"child-pid":', info)
         if first_pid is None:
