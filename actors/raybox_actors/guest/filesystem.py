@@ -89,9 +89,10 @@ class Root:
     """`prepare` still outside of the mount namespace, `furnish` inside. Every system call here delays a first result.
 
     plan: `size_bytes`, `inodes` of all that is written; `shm_inodes` of /dev/shm; `layers`: [folder of the host, folder
-    inside] to be made writable; `folders`: [path, mode, id inside] in order; `links`: links in the root; `masked`: files
-    of /proc to be emptied; `boot_id`: the machine's identity, as /proc shows it. A layer that cannot be made leaves the
-    folder read-only, as bubblewrap has bound it; `python -I filesystem.py` tells beforehand whether this machine can.
+    inside] to be made writable; `folders`: [path, mode, id inside] in order; `links`: links in the root; `masked`:
+    files of /proc to be emptied; `boot_id`: the machine's identity, as /proc shows it. A layer that cannot be made
+    leaves the folder read-only, as bubblewrap has bound it; `python -I filesystem.py` tells beforehand whether this
+    machine can.
     """
 
     def __init__(self, plan: dict[str, Any], first_id: int) -> None:
