@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from starlette.types import ASGIApp
 
 from raybox_actors.errors import BadRequest
 from raybox_actors.values import CreateRequest
 from raybox_cluster.gateway import fields
-from raybox_cluster.gateway.app import Gateway, create_app
+from raybox_cluster.gateway.app import create_app
 from raybox_cluster.gateway.auth import MAX_KEY_BYTES, ApiKey, ApiKeys, hash_key
 from raybox_cluster.gateway.resolver import MAX_SANDBOX_ID_CHARS, resolve
 from raybox_cluster.gateway.wire import (
@@ -31,6 +34,7 @@ from raybox_cluster.gateway.wire import (
     parse_metadata_filter,
 )
 from tests.cluster.gateway.memory import MemoryBackend
+from tests.support.pool import RunningPool
 
 KEY = "e2b_" + "a" * 40
 KEYS = [ApiKey("admin", hash_key("the admin's"), admin=True), ApiKey("tester", hash_key(KEY))]
@@ -120,7 +124,7 @@ class Answer:
 
 
 async def send(
-    app: Gateway, method: str, raw_path: bytes, query: bytes, sent: Iterable[tuple[bytes, bytes]], body: bytes
+    app: ASGIApp, method: str, raw_path: bytes, query: bytes, sent: Iterable[tuple[bytes, bytes]], body: bytes
 ) -> Answer:
     """One request, as a server would hand it over; the body comes in two pieces, then the client stays connected."""
     pieces = [body[: len(body) // 2], body[len(body) // 2 :]]
@@ -285,7 +289,7 @@ async def refused(*, interpreter: bool = False, **request: Any) -> Answer:
         (one(path="/contexts", body=b'{"cwd":"a\\u0000"}', port=49999), 400, b"NUL"),
         (one("DELETE", path="/contexts/%00", port=49999), 404, b"not found"),
     ],
-    ids=str,
+    ids=lambda value: repr(value)[:40] if isinstance(value, bytes | int) else "",
 )
 @pytest.mark.anyio
 async def test_a_bound_crossed_by_one(request_: Any, status: int, says: bytes) -> None:
@@ -295,6 +299,42 @@ async def test_a_bound_crossed_by_one(request_: Any, status: int, says: bytes) -
     )
     assert answer.status == status, answer.body[:500]
     assert says in answer.body
+
+
+# ---- below the application: bytes on a real connection ----
+
+
+@pytest.mark.pool
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\0" * 1000,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\0b\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nX-API-KEY: " + b"k" * 200_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+        b"POST /v2/sandboxes HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v2/sandboxes HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"POST /v2/sandboxes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v2/sandboxes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 64 + b"\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    ],
+    ids=range(11),
+)
+def test_what_is_hardly_http(sent: bytes, running_pool: RunningPool) -> None:
+    """The server's own parser: it says what is wrong, or hangs up, and goes on with the next."""
+    where = httpx.URL(running_pool.url)
+    with socket.create_connection((where.host, where.port or 80), timeout=HANG_S) as connection:
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # it may hang up before it has read everything
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65_536):
+                answer += part
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 2")), answer[:300]
+    assert b"Traceback" not in answer
+    assert httpx.get(f"{running_pool.url}/health", trust_env=False, timeout=HANG_S).status_code == 200
 
 
 # ---- single parsers: nothing but BadRequest ----

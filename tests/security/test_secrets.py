@@ -162,6 +162,23 @@ def test_keys_are_in_files_that_are_private(keyed: Keyed) -> None:
     assert record.stat().st_mode & 0o777 == 0o600
 
 
+def test_strict_refuses_to_join_with_a_token_that_others_can_read(keyed: Keyed, tmp_path: Path) -> None:
+    """Everything else about this cluster is as strict as can be: only the copy of its token is not."""
+    copy, name = tmp_path / "token", f"{keyed.pool.name}-b"
+    copy.write_bytes(Path(keyed.pool.token_path).read_bytes())
+    copy.chmod(0o644)
+    up = command(
+        "up", "--name", name, "--address", keyed.pool.ray_address, "--require", "strict",
+        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(copy),
+    )  # fmt: skip
+    assert (up.returncode, up.stdout) == (2, ""), up.stderr
+    assert up.stderr.splitlines()[-1] == (
+        "raybox: this machine cannot isolate sandboxes as strictly as required: ray token: "
+        f"{copy} can be read by others (mode 0644); see `raybox doctor`"
+    )
+    assert cli_state.read(name) is None
+
+
 def test_a_quota_is_exact_when_creates_race(keyed: Keyed) -> None:
     with ThreadPoolExecutor(8) as executor:
         answers = list(executor.map(lambda _: ask(keyed, keyed.alice, "POST", "/v2/sandboxes", CREATE), range(8)))
@@ -194,7 +211,7 @@ def test_a_quota_is_exact_when_creates_race(keyed: Keyed) -> None:
             assert ask(keyed, keyed.pool.api_key, "DELETE", f"/sandboxes/{sandbox_id}").status_code == 204
 
     def at_rest() -> bool:
-        states = ask(keyed, keyed.pool.api_key, "GET", "/raybox/status").json()["slots_by_state"]
+        states: dict[str, int] = ask(keyed, keyed.pool.api_key, "GET", "/raybox/status").json()["slots_by_state"]
         return sum(states.get(state, 0) for state in ("warm", "idle")) == 4
 
     wait_until(at_rest, 30)
