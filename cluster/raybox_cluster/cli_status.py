@@ -36,6 +36,7 @@ def render(url: str, said: dict[str, Any]) -> str:
     lines.append(f"nodes      {len(nodes)}")
     for node in nodes:
         state = "gone" if not node["alive"] else "ready" if node["zygote_ready"] else "starting"
+        state = "not used" if node["problem"] else state
         lines.append(f"  {node['node_id'][:12]}  {state}, {node['slots']} slots")
         if node["problem"]:
             lines.append(f"    {node['problem']}")

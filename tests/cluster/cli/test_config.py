@@ -114,6 +114,18 @@ api_keys:
 """
 
 
+def test_the_file_in_the_documents_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    (tmp_path / "pool.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    options = resolve({}, tmp_path / "pool.yaml", environment={})
+    assert options.require == "strict"
+    assert [(one.name, one.admin, one.quota) for one in options.api_keys] == [
+        ("alice", False, Quota(sandboxes=4)),
+        ("trainer", False, Quota(cpu=32, memory_mib=65_536)),
+        ("ops", True, None),
+    ]
+
+
 def test_keys_of_a_file_are_hashed_as_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "pool.yaml").write_text(KEYS)
     options = resolve({}, tmp_path / "pool.yaml", environment={})
