@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -19,6 +19,8 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "StreamAborted",
+    "body_pieces",
     "headers_of",
     "is_preflight",
     "json_response",
@@ -36,6 +38,10 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", b"*"),
 )
+
+
+class StreamAborted(Exception):
+    """Raised through the ASGI server after the headers were sent: the client must not take the end for success."""
 
 
 class ClientGone(Exception):
@@ -65,6 +71,18 @@ async def read_body(receive: Receive, headers: Headers, limit_bytes: int) -> byt
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """The request body as it comes, without a limit. Raises ClientGone when the client leaves in the middle."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if part := message.get("body", b""):
+            yield part
+        if not message.get("more_body", False):
+            return
 
 
 async def wait_until_gone(receive: Receive) -> None:
