@@ -1,7 +1,7 @@
 """RayBackend: the gateway's way to the sandboxes. One actor call per request, a create of a warm sandbox included.
 
 A create claims a slot that a look of a moment ago showed warm. Without such a hint, or when it was wrong, and when the
-caller gives an idempotency key, which only the manager can look up, the manager finds the slot.
+caller gives an idempotency key or has a quota, which only the manager can look up, the manager finds the slot.
 """
 
 from __future__ import annotations
@@ -54,18 +54,19 @@ class RayBackend:
     async def create(self, request: CreateRequest) -> SandboxInfo:
         try:
             # Whoever waits at the manager came before.
-            if request.idempotency_key is None and not self._creates_at_manager:
+            free = request.quota is None
+            if free and request.idempotency_key is None and not self._creates_at_manager:
                 info = await self._claim_directly(request)
                 if info is not None:
                     return info
             if request.idempotency_key is None:
                 # So that asking again, when the manager went away in the middle, cannot yield a second sandbox.
                 request = replace(request, idempotency_key=_new_key())
-            self._creates_at_manager += 1
+            self._creates_at_manager += free  # one key that is over its quota shall not slow the others down
             try:
                 return cast(SandboxInfo, await self._ask_manager(lambda manager: manager.claim.remote(request)))
             finally:
-                self._creates_at_manager -= 1
+                self._creates_at_manager -= free
         finally:
             self._hints.refresh()
 
