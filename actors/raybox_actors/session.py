@@ -72,6 +72,8 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        #: Told of what people may want to read about later: what happened, and its particulars.
+        self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
         self._spawn(self._watch_walls(on_death))
 
     @property
@@ -179,12 +181,16 @@ class Session:
 
         if execution.request.interrupt_if_unobserved:
             handle = loop.call_later(self.options.unobserved_s, look_for_observer)
+        facts = {"execution_id": execution.request.execution_id, "context_id": context.info.context_id}
+        self.on_event("execution started", facts)
         try:
             await context.run(execution)
         finally:
             if handle is not None:
                 handle.cancel()
             self._runs.pop(execution.request.execution_id, None)
+            error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
+            self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was or is no longer held."""
@@ -224,6 +230,7 @@ class Session:
         finally:
             self._starting -= 1
         self._contexts[context.info.context_id] = context
+        self.on_event("context started", {"context_id": context.info.context_id, "language": name})
         return context.info
 
     def contexts(self) -> list[ContextInfo]:
@@ -269,6 +276,7 @@ class Session:
                 except KernelFailed as error:
                     raise InternalError(f"no kernel for the default context: {error}") from error
                 self._default[language] = self._contexts[context.info.context_id] = context
+                self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
 
     # ---- end ----

@@ -13,6 +13,7 @@ from raybox_actors.errors import BadRequest
 
 __all__ = [
     "CORS_HEADERS",
+    "PROXIED",
     "ClientGone",
     "Headers",
     "Message",
@@ -20,6 +21,7 @@ __all__ = [
     "Scope",
     "Send",
     "StreamAborted",
+    "WatchedSend",
     "body_pieces",
     "headers_of",
     "is_preflight",
@@ -40,12 +42,30 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
+#: Set in the scope of a request that a server inside a sandbox answers.
+PROXIED = "raybox.proxied"
+
+
 class StreamAborted(Exception):
     """Raised through the ASGI server after the headers were sent: the client must not take the end for success."""
 
 
 class ClientGone(Exception):
     """The client closed the connection before its request was complete; there is nobody to answer."""
+
+
+class WatchedSend:
+    """`send` that knows whether the response has begun: until then, another one can be sent in its place."""
+
+    __slots__ = ("_send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.agent.api import Agent
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 
 
 class Backend(Protocol):
@@ -51,5 +61,21 @@ class Backend(Protocol):
     async def restart_context(self, sandbox_id: str, context_id: str) -> None: ...
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
+
+    def agent(self, sandbox_id: str) -> Agent:
+        """The files, processes and ports of a sandbox. No I/O: what is wrong with the id, the operations say."""
+        ...
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+        ...
+
+    async def metrics(self, sandbox_id: str) -> list[ResourceUsage]:
+        """What the sandbox used, oldest first: one sample every few seconds, and one of this moment."""
+        ...
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended, for a while."""
+        ...
 
     async def status(self) -> PoolStatus: ...

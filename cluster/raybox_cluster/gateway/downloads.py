@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mimetypes
 import zlib
 from collections.abc import AsyncIterator
@@ -81,10 +82,8 @@ def _headers(entry: EntryInfo) -> list[tuple[bytes, bytes]]:
         (b"vary", b"Accept-Encoding"),
         (b"accept-ranges", b"bytes"),
     ]
-    try:
+    with contextlib.suppress(OverflowError, ValueError, OSError):  # a file may carry any time at all
         answer.append((b"last-modified", formatdate(entry.modified_at_s, usegmt=True).encode()))
-    except (OverflowError, ValueError, OSError):  # a file may carry any time at all
-        pass
     return answer
 
 

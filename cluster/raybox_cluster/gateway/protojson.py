@@ -56,7 +56,7 @@ class Message:
             return 0
         if isinstance(value, str) and _INTEGER.fullmatch(value):
             value = int(value)
-        elif isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise BadRequest(f"{self._where}{name} must be a whole number")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
 from raybox_actors.agent.api import Agent
-from raybox_actors.errors import BadRequest, RayboxError
+from raybox_actors.errors import BadRequest, NotFound, RayboxError
 from raybox_actors.values import SandboxInfo
 
 from . import connect, filesystem_messages
-from .asgi import Headers, Receive, Scope, Send, body_pieces, json_response
+from .asgi import Headers, Receive, Scope, WatchedSend, body_pieces, json_response
 from .backend import Backend
 from .downloads import send_file
 from .errors import envd_response, framework_response
@@ -22,7 +21,7 @@ from .metrics import agent_metrics_body
 from .multipart import boundary_of
 from .routes_filesystem import FILESYSTEM
 from .routes_process import PROCESS
-from .rpc import Method, serve, telling
+from .rpc import Alive, Method, serve, telling
 from .signatures import AccessDenied, Operation, check_access, check_files_access
 from .traffic import TrafficTokens
 from .uploads import unzipped, write_body, write_form
@@ -32,7 +31,6 @@ INTERNAL_PATHS = frozenset(("/init", "/freeze", "/unfreeze", "/collapse", "/fsfr
 SERVICES = {"process.Process": PROCESS, "filesystem.Filesystem": FILESYSTEM}
 
 MAX_QUERY_BYTES = 64 * 1024
-_RPC_PATH = re.compile(r"/([a-z]+\.[A-Za-z]+)/([A-Za-z]+)")
 _UNSUPPORTED = "unsupported Content-Encoding: a file comes as it is, or gzipped"
 
 
@@ -42,84 +40,87 @@ class Envd:
     def __init__(self, backend: Backend, tokens: TrafficTokens) -> None:
         self._backend, self._tokens = backend, tokens
 
-    async def __call__(self, sandbox_id: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, sandbox_id: str, headers: Headers, scope: Scope, receive: Receive, send: WatchedSend
+    ) -> None:
         """Raises what says that the sandbox is gone, also in the middle; ClientGone; StreamAborted."""
 
-        async def alive() -> SandboxInfo:
-            return await self._backend.info(sandbox_id)
+        async def alive() -> None:
+            await require_running(self._backend, sandbox_id)
 
         path: str = scope["path"]
         method: str = scope["method"]
         try:
             if path == "/health":
                 await alive()
-                await _health(method)(scope, receive, send)
-                return
-            token = await self._tokens.envd_token(sandbox_id)
-            if path == "/files":
-                await self._files(sandbox_id, token, headers, scope, receive, send)
-                return
-            if path in INTERNAL_PATHS:
+                response: Response | None = _health(method)
+            elif path == "/files":
+                response = await self._files(sandbox_id, alive, headers, scope, receive, send)
+            elif path in INTERNAL_PATHS:
                 await alive()
-                await framework_response(404, "Not Found")(scope, receive, send)
-                return
-            check_access(token, headers.get(b"x-access-token"))
-            if (rpc := _RPC_PATH.fullmatch(path)) is not None:
-                called = SERVICES.get(rpc[1], {}).get(rpc[2])
+                response = framework_response(404, "Not Found")
+            else:
+                check_access(await self._tokens.envd_token(sandbox_id), headers.get(b"x-access-token"))
+                service, _, name = path[1:].partition("/")
+                called = SERVICES.get(service, {}).get(name)
                 if called is not None and method == "POST":
                     await serve(called, self._backend.agent(sandbox_id), alive, headers, scope, receive, send)
                     return
-                await alive()
-                response = _no_such_call(called)
-            else:
-                response = await self._answer(sandbox_id, method, path)
-            await response(scope, receive, send)
+                response = await self._answer(sandbox_id, method, path, called)
         except AccessDenied as error:  # of a sandbox that is gone, that is what counts
             await alive()
-            await envd_response(error)(scope, receive, send)
+            response = envd_response(error)
+        if response is not None:
+            await response(scope, receive, send)
 
-    async def _answer(self, sandbox_id: str, method: str, path: str) -> Response:
-        read_only = path in ("/metrics", "/envs")
-        if read_only and method in ("GET", "HEAD"):
-            if path == "/envs":
-                return json_response(200, await self._backend.environment(sandbox_id))
-            return json_response(200, agent_metrics_body(await self._backend.usage(sandbox_id)))
-        await self._backend.info(sandbox_id)
-        return _not_allowed("GET, HEAD") if read_only else framework_response(404, "Not Found")
+    async def _answer(self, sandbox_id: str, method: str, path: str, called: Method | None) -> Response:
+        if method in ("GET", "HEAD") and path == "/envs":
+            return json_response(200, await self._backend.environment(sandbox_id))
+        if method in ("GET", "HEAD") and path == "/metrics":
+            samples = await self._backend.metrics(sandbox_id)
+            return json_response(200, agent_metrics_body(samples[-1]) if samples else {})
+        await require_running(self._backend, sandbox_id)
+        if path in ("/metrics", "/envs"):
+            return _not_allowed("GET, HEAD")
+        if called is not None:
+            return _not_allowed("POST")
+        if path[1:].partition("/")[0] in SERVICES:
+            return json_response(501, {"code": "unimplemented", "message": "there is no such method"})
+        return framework_response(404, "Not Found")
 
     async def _files(
-        self, sandbox_id: str, token: str | None, headers: Headers, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+        self, sandbox_id: str, alive: Alive, headers: Headers, scope: Scope, receive: Receive, send: WatchedSend
+    ) -> Response | None:
+        """None when it has been sent already."""
         method: str = scope["method"]
         if method not in ("GET", "HEAD", "POST"):
-            await self._backend.info(sandbox_id)
-            await _not_allowed("GET, HEAD, POST")(scope, receive, send)
-            return
+            await alive()
+            return _not_allowed("GET, HEAD, POST")
         operation: Operation = "write" if method == "POST" else "read"
-        started = False
-
-        async def watched(message: dict[str, object]) -> None:
-            nonlocal started
-            started = True
-            await send(message)  # type: ignore[arg-type]  # ASGI's messages are mutable mappings
-
+        token = await self._tokens.envd_token(sandbox_id)
         try:
             query = files_query(scope["query_string"])
             check_files_access(token, headers.get(b"x-access-token"), operation, query, time.time())
             user = connect.check_user(query.get("username", ""))
             agent = self._backend.agent(sandbox_id)
-            if operation == "read":
-                await send_file(agent, _path(query) or "", user, headers, scope, receive, watched)
-            else:
-                body = await _upload(agent, _path(query), user, headers, receive)
-                await json_response(200, body)(scope, receive, watched)
+            if operation == "write":
+                return json_response(200, await _upload(agent, _path(query), user, headers, receive))
+            await send_file(agent, _path(query) or "", user, headers, scope, receive, send)
+            return None
         except AccessDenied:
             raise
         except RayboxError as error:
-            if started:
+            if send.started:
                 raise
-            told = await telling(error, lambda: self._backend.info(sandbox_id))
-            await envd_response(told)(scope, receive, send)
+            return envd_response(await telling(error, alive))
+
+
+async def require_running(backend: Backend, sandbox_id: str) -> SandboxInfo:
+    """A paused sandbox is not there either, as far as its ports are concerned. Raises NotFound, SandboxLost."""
+    info = await backend.info(sandbox_id)
+    if info.state != "running":
+        raise NotFound("sandbox", sandbox_id)
+    return info
 
 
 async def _upload(agent: Agent, path: str | None, user: str, headers: Headers, receive: Receive) -> object:
@@ -180,9 +181,3 @@ def _health(method: str) -> Response:
 
 def _not_allowed(allow: str) -> Response:
     return framework_response(405, "Method Not Allowed", {"allow": allow})
-
-
-def _no_such_call(called: Method | None) -> Response:
-    if called is not None:
-        return _not_allowed("POST")
-    return json_response(501, {"code": "unimplemented", "message": "there is no such method"})

@@ -1,8 +1,8 @@
 """Carries Connect calls out: reads messages, runs a handler, writes what it says (contract 4.4).
 
-An error of a unary call is an HTTP status; one of a stream comes after 200, in its end-of-stream envelope. A sandbox that
-is gone is neither: before the answer began it is the 502 of every port, and after that the connection is cut, without any
-end of stream, which makes the clients ask /health.
+An error of a unary call is an HTTP status; one of a stream comes after 200, in its end-of-stream envelope. A sandbox
+that is gone is neither: before the answer began it is the 502 of every port, and after that the connection is cut,
+without any end of stream, which makes the clients ask /health.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ async def telling(error: RayboxError, alive: Alive) -> RayboxError:
     """The error itself, unless it may come of the sandbox's end: then that is raised, if it has come."""
     if sandbox_is_gone(error):
         raise error
-    if isinstance(error, InternalError) or (isinstance(error, AgentError) and error.code in ("unavailable", "internal")):
+    if isinstance(error, InternalError) or (
+        isinstance(error, AgentError) and error.code in ("unavailable", "internal")
+    ):
         try:
             await alive()
         except RayboxError as why:

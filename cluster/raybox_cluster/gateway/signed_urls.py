@@ -27,7 +27,7 @@ class Owners:
         """The id of the sandbox; it may be gone, and the signature may have expired. Raises AccessDenied."""
         if not query.get("signature"):
             raise AccessDenied("missing signature query parameter")
-        owner = _match(self._tokens.remembered(), operation, query)
+        owner = _match(self._tokens.envd_tokens(), operation, query)
         if owner is None:
             live = await self._live()
             owner = _match(((info.sandbox_id, info.envd_access_token) for info in live), operation, query)
@@ -44,14 +44,8 @@ class Owners:
         return await asyncio.shield(self._listing)
 
 
-def _match(
-    sandboxes: Iterable[tuple[str, str | None]], operation: Operation, query: dict[str, str]
-) -> str | None:
+def _match(sandboxes: Iterable[tuple[str, str | None]], operation: Operation, query: dict[str, str]) -> str | None:
     return next(
-        (
-            sandbox_id
-            for sandbox_id, token in sandboxes
-            if token is not None and is_signed_by(token, operation, query)
-        ),
+        (sandbox_id for sandbox_id, token in sandboxes if token is not None and is_signed_by(token, operation, query)),
         None,
     )

@@ -19,7 +19,15 @@ from ray.exceptions import ActorDiedError, RayActorError
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    SandboxInfo,
+)
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
 from raybox_cluster.pool.hints import WarmHints
 
@@ -105,6 +113,12 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", await self._call("environment", sandbox_id))
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        return cast("list[LogEntry]", await self._call("logs", sandbox_id))
 
     async def status(self) -> PoolStatus:
         return cast(PoolStatus, await self._ask_manager(lambda manager: manager.status.remote()))
