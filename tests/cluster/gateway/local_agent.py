@@ -52,6 +52,7 @@ class LocalAgent:
         self._metadata: dict[str, dict[str, str]] = {}
         self._ids = itertools.count()
         self.room_bytes: int | None = None  #: what still fits on the disk; None: any amount
+        self.written_bytes = 0
         self.dialled = 0  #: connections that are open
         self.fault: RayboxError | None = None  #: ends every stream, and is raised by every new call
         self.broken = asyncio.Event()
@@ -59,7 +60,8 @@ class LocalAgent:
             self.real(home).mkdir(parents=True, exist_ok=True)
 
     def real(self, path: str) -> Path:
-        return self._root / path.lstrip("/")
+        """/proc is the machine's: its files claim to be empty."""
+        return Path(path) if path.startswith("/proc/") else self._root / path.lstrip("/")
 
     def end(self, fault: RayboxError) -> None:
         """As when the sandbox goes: everything under way fails."""
@@ -308,6 +310,7 @@ class _Writer:
             if self._agent.room_bytes < 0:
                 raise AgentError("no_space", "not enough disk space left")
         os.write(self._fd, data)
+        self._agent.written_bytes += len(data)
 
     async def commit(self) -> EntryInfo:
         return self._agent._entry(self._path)
