@@ -94,7 +94,7 @@ class Ports:
     async def _dial(self, target: Target) -> ByteStream | None:
         """None if nothing listens there."""
         try:
-            return await self._backend.agent(target.sandbox_id).dial(target.port)
+            return await (await self._backend.agent(target.sandbox_id)).dial(target.port)
         except RayboxError as error:
             if isinstance(error, AgentError) and error.code == "port_closed":
                 return None

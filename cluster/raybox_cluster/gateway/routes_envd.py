@@ -64,7 +64,7 @@ class Envd:
                 service, _, name = path[1:].partition("/")
                 called = SERVICES.get(service, {}).get(name)
                 if called is not None and method == "POST":
-                    await serve(called, self._backend.agent(sandbox_id), alive, headers, scope, receive, send)
+                    await self._call(called, sandbox_id, alive, headers, scope, receive, send)
                     return
                 response = await self._answer(sandbox_id, method, path, called)
         except AccessDenied as error:  # of a sandbox that is gone, that is what counts
@@ -102,7 +102,7 @@ class Envd:
             query = files_query(scope["query_string"])
             check_files_access(token, headers.get(b"x-access-token"), operation, query, time.time())
             user = connect.check_user(query.get("username", ""))
-            agent = self._backend.agent(sandbox_id)
+            agent = await self._backend.agent(sandbox_id)
             if operation == "write":
                 return json_response(200, await _upload(agent, _path(query), user, headers, receive))
             await send_file(agent, _path(query) or "", user, headers, scope, receive, send)

@@ -252,7 +252,11 @@ class MemoryBackend:
         except KeyError:
             raise NotFound("context", context_id) from None
 
-    def agent(self, sandbox_id: str) -> LocalAgent:
+    async def agent(self, sandbox_id: str) -> LocalAgent:
+        self._called("agent")
+        return self.agent_of(sandbox_id)
+
+    def agent_of(self, sandbox_id: str) -> LocalAgent:
         """One folder for each sandbox; the agent looks for itself whether the sandbox is there."""
         if sandbox_id not in self.agents:
             if self._folder is None:

@@ -35,7 +35,7 @@ class Box:
 
     @property
     def agent(self) -> LocalAgent:
-        return self.gateway.backend.agent(self.info.sandbox_id)
+        return self.gateway.backend.agent_of(self.info.sandbox_id)
 
     def content(self, path: str) -> bytes:
         return self.agent.real(path).read_bytes()
