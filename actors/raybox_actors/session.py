@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raybox_actors.agent.api import Agent
+from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
@@ -62,6 +66,7 @@ class Session:
         zygote = ZygoteClient(options.zygote_address)
         env = base_environment(prefix)
         self._place = Place(walls, zygote, options.policy, options.slot, options.python, env)
+        self._agent = AgentProcess(self._place)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
@@ -130,6 +135,7 @@ class Session:
     async def configure(self, env: dict[str, str]) -> None:
         """The sandbox's own environment variables: for every kernel there is and will be."""
         self._place.env = {**self._place.env, **env}
+        self._agent.set_variables(env)
         for context in self._contexts.values():
             await context.configure(env)
 
@@ -279,6 +285,28 @@ class Session:
                 self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
 
+    # ---- files, processes, ports ----
+
+    def agent(self) -> Agent:
+        """Started by the first operation that is asked of it."""
+        return AgentClient(self.agent_connection, self._explain)
+
+    async def agent_connection(self) -> socket.socket:
+        """A fresh connection to the agent, the caller's to close. Raises AgentError, or what `close` was given."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self._owned(self._agent.hand_over(theirs))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    async def _explain(self) -> None:
+        if self._closing:
+            raise self._gone()
+
     # ---- end ----
 
     async def close(self, reason: RayboxError | None = None) -> None:
@@ -310,6 +338,7 @@ class Session:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(self._tasks)
+            await self._agent.stop()
             ended = await asyncio.gather(
                 *(context.remove() for context in self._contexts.values()), return_exceptions=True
             )

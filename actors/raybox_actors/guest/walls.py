@@ -23,6 +23,10 @@ CAPABILITY_VERSION_3 = 0x20080522
 USER_ID = 1000
 IDS_PER_SANDBOX = 65_536
 
+#: What the sandbox's root may do: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
+#: NET_BIND_SERVICE, SYS_CHROOT, SETFCAP.
+AGENT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31})
+
 MADV_COLLAPSE = 25
 HUGE_PAGE_BYTES = 2 << 20
 
@@ -94,30 +98,57 @@ def own_folders(first_id: int, folders: list[str]) -> None:
         os.chown(folder, first_id + USER_ID, first_id + USER_ID)
 
 
-def give_up_privileges(oom_score_adj: int, limits: dict[str, int]) -> None:
-    """Become `user` for good: ids, capabilities, bounding set, no new privileges."""
+def give_up_privileges(oom_score_adj: int, limits: dict[str, int], root: bool = False) -> None:
+    """Become `user` for good: ids, capabilities, bounding set, no new privileges.
+
+    root: become the sandbox's root instead, which keeps AGENT_CAPABILITIES within the sandbox's user namespace and
+    cannot be traced, nor its memory be read, by the sandbox.
+    """
     # Without Python's own files: what a fresh fork touches for the first time costs it several microseconds a page.
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(score, b"%d" % oom_score_adj)
     os.close(score)
     os.setgroups([])
-    for capability in range(LAST_CAPABILITY + 1):
-        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-            break  # beyond the last one that this kernel knows
-    os.setresgid(USER_ID, USER_ID, USER_ID)
-    os.setresuid(USER_ID, USER_ID, USER_ID)
+    kept = AGENT_CAPABILITIES if root else frozenset()
+    bound_capabilities(kept)
+    new_id = 0 if root else USER_ID
+    os.setresgid(new_id, new_id, new_id)
+    os.setresuid(new_id, new_id, new_id)
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    set_capabilities(kept)
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     # The change of ids made /proc/self root's; debuggers and profilers inside expect it to be the user's.
-    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0 if root else 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (bound, bound))
+
+
+def bound_capabilities(kept: frozenset[int]) -> None:
+    """Nothing that this process or its children execute can have any capability but these."""
+    for capability in range(LAST_CAPABILITY + 1):
+        if capability not in kept and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            break  # beyond the last one that this kernel knows
+
+
+def set_capabilities(kept: frozenset[int]) -> None:
+    """Have these, and no others, permitted and effective; none inheritable."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    bits = sum(1 << capability for capability in kept)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    check(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "capset")
+
+
+def become_user(uid: int, gid: int, groups: list[int]) -> None:
+    """From the sandbox's root to one of its users, for good; root stays what it is."""
+    os.setgroups(groups)
+    if uid:
+        bound_capabilities(frozenset())
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)  # which gives up every capability, unless it is root
 
 
 def fresh_signals() -> None:

@@ -7,7 +7,8 @@ zygote's pid namespace; when the child ends, its exit status follows on the same
 Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
 pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
 same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
-`"files": {path: text}` are written. Answers: `{"pid": n}` or `{"error": text}`,
+`"files": {path: text}` are written. `{"op": "agent", "variables": {...}}` becomes the sandbox's agent (agent.py), with
+its control socket, its listening socket and a log in these places. Answers: `{"pid": n}` or `{"error": text}`,
 later `{"status": n}`, n as of os.waitstatus_to_exitcode.
 
 `first_id` in a request: the sandbox's user namespace maps its ids from there. The first process to enter makes the
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import walls
+from agent import run_agent
 from kernel import Kernel, build_kernel, run_until_end, warm_up
 from wire import Wire
 
@@ -231,7 +233,8 @@ class Zygote:
                 os.write(tell, b"m")
                 os.read(go, 1)
             os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
-            walls.give_up_privileges(int(request.get("oom_score_adj", 0)), request.get("rlimits", {}))
+            is_agent = request["op"] == "agent"
+            walls.give_up_privileges(int(request.get("oom_score_adj", 0)), request.get("rlimits", {}), is_agent)
             os.environ.clear()
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
@@ -243,7 +246,10 @@ class Zygote:
                 os.execve(request["argv"][0], request["argv"], request["env"])
             wire, pipes = keep
             os.close(wire[1])
-            self.become_kernel(wire[0], pipes)
+            if is_agent:
+                run_agent(wire[0], pipes[0], request["variables"])
+            else:
+                self.become_kernel(wire[0], pipes)
             code = 0
         except BaseException as error:
             with contextlib.suppress(OSError):

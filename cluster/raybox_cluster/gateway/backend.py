@@ -62,8 +62,8 @@ class Backend(Protocol):
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
 
-    def agent(self, sandbox_id: str) -> Agent:
-        """The files, processes and ports of a sandbox. No I/O: what is wrong with the id, the operations say."""
+    async def agent(self, sandbox_id: str) -> Agent:
+        """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
         ...
 
     async def environment(self, sandbox_id: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Envd:
                 service, _, name = path[1:].partition("/")
                 called = SERVICES.get(service, {}).get(name)
                 if called is not None and method == "POST":
-                    await self._call(called, sandbox_id, alive, headers, scope, receive, send)
+                    await serve(called, lambda: self._backend.agent(sandbox_id), alive, headers, scope, receive, send)
                     return
                 response = await self._answer(sandbox_id, method, path, called)
         except AccessDenied as error:  # of a sandbox that is gone, that is what counts

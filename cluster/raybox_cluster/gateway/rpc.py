@@ -58,12 +58,14 @@ class Method:
     own_deadline: bool = False
 
 
+#: Finds the way to the sandbox's agent; its errors are those of the call.
+FindAgent = Callable[[], Awaitable[Agent]]
 #: Asks whether the sandbox lives; raises if it does not.
 Alive = Callable[[], Awaitable[object]]
 
 
 async def serve(
-    method: Method, agent: Agent, alive: Alive, headers: Headers, scope: Scope, receive: Receive, send: Send
+    method: Method, agent: FindAgent, alive: Alive, headers: Headers, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Raises what says that the sandbox is gone (as long as nothing was sent), StreamAborted (after that), ClientGone.
     Everything else is answered."""
@@ -82,16 +84,17 @@ def unary_error(error: RayboxError) -> Response:
     return json_response(connect.HTTP_STATUS[connect.code_of(error)], connect.error_body(error))
 
 
-def _call(agent: Agent, headers: Headers) -> Call:
-    return Call(agent, connect.user_of(headers), connect.timeout_s(headers))
+async def _call(agent: FindAgent, headers: Headers) -> Call:
+    user, timeout_s = connect.user_of(headers), connect.timeout_s(headers)
+    return Call(await agent(), user, timeout_s)
 
 
-async def _unary(method: Method, agent: Agent, alive: Alive, headers: Headers, receive: Receive) -> Response:
+async def _unary(method: Method, agent: FindAgent, alive: Alive, headers: Headers, receive: Receive) -> Response:
     assert method.unary is not None
     try:
         if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
             raise AgentError("unimplemented", "compressed messages are not supported")
-        call = _call(agent, headers)
+        call = await _call(agent, headers)
         message = Message.parse(await read_body(receive, headers, connect.MAX_MESSAGE_BYTES))
         return json_response(200, await _while_wanted(method.unary(call, message), call.timeout_s, receive))
     except RayboxError as error:
@@ -137,7 +140,7 @@ class _Streaming:
     """One call whose answer is a stream of envelopes."""
 
     def __init__(
-        self, method: Method, agent: Agent, alive: Alive, headers: Headers, receive: Receive, send: Send
+        self, method: Method, agent: FindAgent, alive: Alive, headers: Headers, receive: Receive, send: Send
     ) -> None:
         self._method, self._agent, self._alive = method, agent, alive
         self._headers, self._receive, self._send = headers, receive, send
@@ -168,7 +171,7 @@ class _Streaming:
         encoding = self._headers.get(b"connect-content-encoding", b"identity").strip().lower()
         if encoding not in (b"identity", b""):
             raise AgentError("unimplemented", "compressed messages are not supported")
-        call = _call(self._agent, self._headers)
+        call = await _call(self._agent, self._headers)
         if call.timeout_s == 0:
             raise deadline_exceeded()
         if self._method.client_stream is not None:

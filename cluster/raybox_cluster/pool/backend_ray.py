@@ -7,6 +7,7 @@ caller gives an idempotency key or has a quota, which only the manager can look 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import uuid
 from collections import OrderedDict
@@ -14,9 +15,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, cast
 
+import ray
 from ray.exceptions import ActorDiedError, RayActorError
 
 from raybox_actors import sandbox_id as ids
+from raybox_actors.agent.api import Agent
+from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.handshake import AgentEndpoint
+from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.values import (
@@ -52,6 +58,9 @@ class RayBackend:
         self._handles: OrderedDict[str, Handle] = OrderedDict()
         self._hints = WarmHints(self._look, self._connect)
         self._creates_at_manager = 0
+        #: By sandbox id, the least lately used first.
+        self._endpoints: OrderedDict[str, AgentEndpoint] = OrderedDict()
+        self._node_id = ""
 
     async def start(self) -> RayBackend:
         """Begin to look for warm sandboxes, so that the first create is as fast as any; returns itself at once. Without
@@ -119,6 +128,42 @@ class RayBackend:
 
     async def logs(self, sandbox_id: str) -> list[LogEntry]:
         return cast("list[LogEntry]", await self._call("logs", sandbox_id))
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        if sandbox_id not in self._endpoints:
+            await self._find_endpoint(sandbox_id)
+
+        async def connect() -> socket.socket:
+            return await self._agent_connection(sandbox_id)
+
+        async def explain() -> None:
+            await self._call("info", sandbox_id)
+
+        return AgentClient(connect, explain)
+
+    async def _agent_connection(self, sandbox_id: str) -> socket.socket:
+        for _ in range(2):
+            endpoint = self._endpoints.get(sandbox_id) or await self._find_endpoint(sandbox_id)
+            try:
+                connection = await open_connection(self._config.secret, sandbox_id, endpoint, self._own_node())
+            except Stale:  # its actor knows more
+                self._endpoints.pop(sandbox_id, None)
+            else:
+                if sandbox_id in self._endpoints:
+                    self._endpoints.move_to_end(sandbox_id)
+                return connection
+        raise InternalError("the sandbox's agent cannot be reached")
+
+    async def _find_endpoint(self, sandbox_id: str) -> AgentEndpoint:
+        endpoint = cast(AgentEndpoint, await self._call("agent_endpoint", sandbox_id, self._own_node()))
+        self._endpoints[sandbox_id] = endpoint
+        while len(self._endpoints) > HANDLES_KEPT:
+            self._endpoints.popitem(last=False)
+        return endpoint
+
+    def _own_node(self) -> str:
+        self._node_id = self._node_id or ray.get_runtime_context().get_node_id()
+        return self._node_id
 
     async def status(self) -> PoolStatus:
         return cast(PoolStatus, await self._ask_manager(lambda manager: manager.status.remote()))

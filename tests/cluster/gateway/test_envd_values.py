@@ -243,7 +243,7 @@ def parts_of(body: bytes, boundary: bytes, pieces: Iterable[int] = ()) -> list[t
     return found
 
 
-paths = st.text(st.characters(exclude_characters='"\\\r\n', exclude_categories=("Cs",)), max_size=12)
+paths = st.text(st.characters(exclude_characters='"\\\r\n', categories=("L", "N", "P", "S", "Zs")), max_size=12)
 contents = st.binary(max_size=60) | st.sampled_from((b"\r\n", b"\r\n--", b"--b", b"\r\n--", b"\r", b"\r\n--bx", b""))
 
 
