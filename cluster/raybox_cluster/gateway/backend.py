@@ -70,8 +70,11 @@ class Backend(Protocol):
         """The environment variables that the sandbox was created with."""
         ...
 
-    async def metrics(self, sandbox_id: str) -> list[ResourceUsage]:
-        """What the sandbox used, oldest first: one sample every few seconds, and one of this moment."""
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
+        span is open at its end, one of this moment."""
         ...
 
     async def logs(self, sandbox_id: str) -> list[LogEntry]:

@@ -64,14 +64,12 @@ def number(query: dict[str, str], name: str, high: int) -> int | None:
     return int(text)
 
 
-def between(samples: list[ResourceUsage], query: dict[str, str]) -> list[ResourceUsage]:
-    """Those from `start` to `end`, unix seconds, either of which may be missing."""
+def span(query: dict[str, str]) -> tuple[float | None, float | None]:
+    """From `start` to the end of the second `end`, unix time; either may be missing."""
     start, end = number(query, "start", 10**12), number(query, "end", 10**12)
     if start is not None and end is not None and start > end:
         raise BadRequest("start must not be after end")
-    return [
-        usage for usage in samples if (start is None or usage.at_s >= start) and (end is None or int(usage.at_s) <= end)
-    ]
+    return (None if start is None else float(start)), (None if end is None else end + 1.0)
 
 
 def sandbox_ids(query: dict[str, str]) -> list[str]:

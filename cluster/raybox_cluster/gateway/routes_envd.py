@@ -77,7 +77,7 @@ class Envd:
         if method in ("GET", "HEAD") and path == "/envs":
             return json_response(200, await self._backend.environment(sandbox_id))
         if method in ("GET", "HEAD") and path == "/metrics":
-            samples = await self._backend.metrics(sandbox_id)
+            samples = await self._backend.metrics(sandbox_id, time.time())
             return json_response(200, agent_metrics_body(samples[-1]) if samples else {})
         await require_running(self._backend, sandbox_id)
         if path in ("/metrics", "/envs"):

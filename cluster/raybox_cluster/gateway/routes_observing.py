@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,7 +17,7 @@ from .auth import ApiKey
 from .backend import Backend
 from .errors import sandbox_is_gone
 from .fields import Json
-from .metrics import between, metric_body, number, query_of, sandbox_ids
+from .metrics import metric_body, number, query_of, sandbox_ids, span
 from .resolver import is_sandbox_id
 from .routes_sandboxes import path_sandbox_id
 from .traffic import TrafficTokens
@@ -30,7 +31,8 @@ def observing_routes(backend: Backend, tokens: TrafficTokens) -> APIRouter:
     router = APIRouter()
 
     async def metrics(request: Request) -> Response:
-        samples = between(await backend.metrics(path_sandbox_id(request)), query_of(request.scope["query_string"]))
+        start_s, end_s = span(query_of(request.scope["query_string"]))
+        samples = await backend.metrics(path_sandbox_id(request), start_s, end_s)
         return json_response(200, [metric_body(usage) for usage in samples])
 
     async def metrics_of_many(request: Request) -> Response:
@@ -65,7 +67,7 @@ async def _latest(backend: Backend, tokens: TrafficTokens, key: ApiKey, sandbox_
         if not is_sandbox_id(sandbox_id):
             raise NotFound("sandbox", sandbox_id[:64])
         await tokens.require_reach(key, sandbox_id)
-        samples = await backend.metrics(sandbox_id)
+        samples = await backend.metrics(sandbox_id, time.time())
     except RayboxError as error:
         if sandbox_is_gone(error):
             return None

@@ -32,6 +32,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     LogEntry,
     PoolStatus,
+    ResourceUsage,
     SandboxInfo,
 )
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
@@ -122,6 +123,11 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
 
     async def environment(self, sandbox_id: str) -> dict[str, str]:
         return cast("dict[str, str]", await self._call("environment", sandbox_id))

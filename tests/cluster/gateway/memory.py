@@ -276,10 +276,13 @@ class MemoryBackend:
         self._sandbox(sandbox_id)
         return self.environments.get(sandbox_id, {})
 
-    async def metrics(self, sandbox_id: str) -> list[ResourceUsage]:
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
         self._called("metrics")
         self._sandbox(sandbox_id)
-        return self.samples
+        found = [one for one in self.samples if start_s is None or one.at_s >= start_s]
+        return [one for one in found if end_s is None or one.at_s <= end_s]
 
     async def logs(self, sandbox_id: str) -> list[LogEntry]:
         self._called("logs")
