@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,9 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
+from raybox_actors.kernels.identity import Identity
 from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
     AnswerClaim,
@@ -56,6 +59,7 @@ from raybox_actors.values import (
     EventBatch,
     ExecuteRequest,
     LogEntry,
+    ResourceUsage,
     SandboxInfo,
     SlotDescription,
 )
@@ -97,6 +101,8 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
+        self._identity = Identity(slot)
+        self._cgroups = this_machine()
         self._manager: Any = None
         self._log = LifeLog()
         self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
@@ -226,6 +232,17 @@ class SandboxActor:
                 return entries
             self._current(sandbox_id)
             return []
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+        """What the sandbox used since it was claimed, every five seconds, and now if the span is open."""
+
+        async def read() -> list[ResourceUsage]:
+            session, info = self._running(sandbox_id), self._current(sandbox_id)
+            found = session.metrics(max(start_s or 0.0, info.started_at_s), end_s)
+            return [*found, session.usage()] if end_s is None else found
 
         return await self._on_loop(read)
 
@@ -401,7 +418,7 @@ class SandboxActor:
 
     async def _build(self) -> None:
         try:
-            self._session = await open_session(self._options(), lambda: self._apply(WallsDied("internal")))
+            self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
@@ -412,12 +429,19 @@ class SandboxActor:
         else:
             self._apply(Prepared())
 
+    def _walls_died(self) -> None:
+        self._apply(WallsDied(self._session.death_cause() if self._session is not None else "internal"))
+
     def _options(self) -> SessionOptions:
         facts, config = self._facts, self._config
         if facts is None:
             raise InternalError("the sandbox actor has not been started")
         policy = WallsPolicy(
-            home_mib=config.disk_mib, read_only=facts.read_only, mark=f"{config.name}:{self._slot}:{self._life.epoch}"
+            limits=effective(config.limits(), facts.resources),
+            read_only=facts.read_only,
+            layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
+            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
             slot=self._slot,
@@ -425,6 +449,8 @@ class SandboxActor:
             python=facts.python,
             skeleton=Path(facts.skeleton),
             policy=policy,
+            identity=self._identity,
+            cgroups=self._cgroups,
             kernel=config.kernel,
         )
 

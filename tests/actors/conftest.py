@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.policy import WallsPolicy, layers_of
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.session import SessionOptions, open_session
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
@@ -55,10 +56,10 @@ def zygote(template: BuiltTemplate, run_folder: Path) -> Iterator[ZygoteProcess]
 
 @pytest.fixture(scope="session")
 def base_options(template: BuiltTemplate, run_folder: Path, zygote: ZygoteProcess) -> SessionOptions:
-    policy = WallsPolicy(read_only=tuple(str(prefix) for prefix in template.prefixes), mark=f"test{os.getpid()}:0:0")
-    skeleton = run_folder / "etc"
+    skeleton, read_only = run_folder / "etc", tuple(str(prefix) for prefix in template.prefixes)
+    policy = WallsPolicy(read_only=read_only, layers=layers_of(str(skeleton), read_only), mark=f"test{os.getpid()}:0:0")
     write_skeleton(skeleton, policy)
-    return SessionOptions(0, zygote.address, str(template.python), skeleton, policy)
+    return SessionOptions(0, zygote.address, str(template.python), skeleton, policy, cgroups=this_machine())
 
 
 @pytest.fixture

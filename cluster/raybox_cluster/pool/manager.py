@@ -257,10 +257,13 @@ class PoolManager:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
             await answer(agent.start.remote(), timeout_s)
         except (RayboxError, RayActorError, TimeoutError) as error:
-            self._note(f"node {node_id[:12]}: {error!r}")
+            known = self._state.nodes.get(node_id)
+            said = known is not None and known.agent_problem == _one_line(error)
+            if not (said and any(node.agent == "ready" for node in self._state.nodes.values())):
+                self._note(f"node {node_id[:12]}: {error!r}")
             if isinstance(error, RayboxError):  # it has given up; the next attempt shall begin afresh
                 ray.kill(agent, no_restart=False)
-            self._tell(ev.NodeAgentFailed(node_id, f"{error}"[:500] or type(error).__name__))
+            self._tell(ev.NodeAgentFailed(node_id, _one_line(error)))
         else:
             self._tell(ev.NodeAgentReady(node_id))
 
@@ -463,6 +466,10 @@ def ensure_pool(
             latest = "; ".join(dict.fromkeys(problems[-PROBLEMS_BORNE:])) or "no problem was noted"
             raise InternalError(f"the pool does not get ready: {latest}; {status}")
         time.sleep(0.05)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
