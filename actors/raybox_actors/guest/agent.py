@@ -21,7 +21,9 @@ import walls
 from agent_files import list_dir, make_dir, read_file, stat_path, write_file
 from agent_ports import dial
 from agent_processes import Processes
+from agent_tree import move, remove
 from agent_users import User, find_user
+from agent_watch import Watches
 from agent_wire import FAILED, OK, Connection, Failure, HungUp, failure_of
 
 #: Operations at one time; more are refused.
@@ -36,12 +38,14 @@ class Agent:
         self.processes = Processes(variables)
         self.tasks: set[asyncio.Task[None]] = set()
         self.ended = self.loop.create_future()
-        processes = self.processes
+        processes, watches = self.processes, Watches()
         #: Answered with what they return, as OK.
         self.answered: dict[str, Callable[[dict[str, Any]], Any]] = {
             "list_processes": lambda _: processes.list(),
             "signal": processes.send_signal,
             "resize": processes.resize,
+            "create_watcher": watches.create,
+            "remove_watcher": watches.remove,
             "ping": lambda _: {"pid": os.getpid()},
         }
         self.of_user: dict[str, Callable[[dict[str, Any], User], Any]] = {"stat": stat_path, "make_dir": make_dir}
@@ -50,6 +54,8 @@ class Agent:
             "start": processes.start,
             "connect": processes.connect,
             "dial": dial,
+            "watch": watches.stream,
+            "watcher_events": watches.take,
             "input": self._then_ok(processes.send_input),
             "close_stdin": self._then_ok(lambda asked, _: processes.close_stdin(asked)),
         }
@@ -57,6 +63,8 @@ class Agent:
             "list_dir": list_dir,
             "read": read_file,
             "write": write_file,
+            "remove": remove,
+            "move": move,
         }
 
     @staticmethod
