@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from raybox_actors.agent.api import Agent
 from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.helpers import listen_for_sudo
 from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, RayboxError
@@ -66,7 +67,7 @@ class Session:
         zygote = ZygoteClient(options.zygote_address)
         env = base_environment(prefix)
         self._place = Place(walls, zygote, options.policy, options.slot, options.python, env)
-        self._agent = AgentProcess(self._place)
+        self._agent = AgentProcess(self._place, self._spawn)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
@@ -124,6 +125,7 @@ class Session:
     async def park(self) -> None:
         """Have the default Python context ready before anybody asks. Raises InternalError."""
         await self._default_context("python")
+        self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
 
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""

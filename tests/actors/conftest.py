@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.session import SessionOptions, open_session
@@ -58,6 +59,7 @@ def base_options(template: BuiltTemplate, run_folder: Path, zygote: ZygoteProces
     policy = WallsPolicy(read_only=tuple(str(prefix) for prefix in template.prefixes), mark=f"test{os.getpid()}:0:0")
     skeleton = run_folder / "etc"
     write_skeleton(skeleton, policy)
+    write_helpers(skeleton, str(template.python))
     return SessionOptions(0, zygote.address, str(template.python), skeleton, policy)
 
 

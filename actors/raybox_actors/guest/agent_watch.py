@@ -13,7 +13,7 @@ from typing import Any
 
 from agent_files import FOLDER, STEPS_PER_TURN, entry, handle, no_folder
 from agent_users import User, acting_as, find_user, open_at, resolve
-from agent_wire import EVENTS, OK, Connection, Failure, failure_of
+from agent_wire import EVENTS, OK, Connection, Failure, failure_of, wait_readable
 from walls import check, libc
 
 CREATE, MODIFY, ATTRIB, DELETE, MOVED_FROM, MOVED_TO = 0x100, 0x2, 0x4, 0x200, 0x40, 0x80
@@ -231,14 +231,8 @@ class Watches:
 
     @staticmethod
     async def _tell(watch: Watch, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            ready = loop.create_future()
-            loop.add_reader(watch.fd, lambda ready=ready: ready.done() or ready.set_result(None))
-            try:
-                await ready
-            finally:
-                loop.remove_reader(watch.fd)
+            await wait_readable(watch.fd)
             watch.drain()
             await asyncio.sleep(BATCH_S)
             events = await watch.take()
