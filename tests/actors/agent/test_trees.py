@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.actors.agent.driving import Sandbox
+from tests.actors.agent.driving import Sandbox, until
 from tests.actors.agent.test_files import failing
 
 pytestmark = pytest.mark.anyio
@@ -45,11 +45,12 @@ async def test_removing_what_somebody_fills(sandbox: Sandbox) -> None:
     await sandbox.sh(
         "mkdir d; (for i in $(seq 400); do mkdir -p d/$i/x 2>/dev/null; done; touch done) >/dev/null 2>&1 &"
     )
-    await sandbox.sh("true")
-    for _ in range(50):
+
+    async def done() -> bool:
         await sandbox.agent.remove("d", "user")
-        if await sandbox.sh("ls done 2>/dev/null || true"):
-            break
+        return bool(await sandbox.sh("ls done 2>/dev/null || true"))
+
+    await until(done)
     await sandbox.agent.remove("d", "user")
     assert await sandbox.sh("ls") == "done"
 
