@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from raybox_actors.agent.api import Agent
 from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.helpers import listen_for_sudo
 from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
@@ -77,7 +78,7 @@ class Session:
         env = base_environment(prefix)
         identity = options.identity or Identity(options.slot)
         self._place = Place(walls, zygote, options.policy, identity, options.python, env, cgroup)
-        self._agent = AgentProcess(self._place)
+        self._agent = AgentProcess(self._place, self._spawn)
         self._meter = Meter(walls, cgroup, options.policy.limits)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
@@ -164,6 +165,7 @@ class Session:
     async def park(self) -> None:
         """Have the default Python context ready before anybody asks. Raises InternalError."""
         await self._default_context("python")
+        self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
 
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
