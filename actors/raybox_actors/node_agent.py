@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
+from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.config import NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
@@ -103,6 +104,7 @@ class NodeAgent:
             self._folder.chmod(0o700)
             skeleton = self._folder / "etc"
             await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
             read_only = tuple(str(prefix) for prefix in template.prefixes)
             self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))

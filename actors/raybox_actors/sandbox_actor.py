@@ -28,6 +28,7 @@ from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, Ray
 from raybox_actors.isolation.cgroup import this_machine
 from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
 from raybox_actors.kernels.identity import Identity
+from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
     AnswerClaim,
     ArmDeadline,
@@ -57,6 +58,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LogEntry,
     ResourceUsage,
     SandboxInfo,
     SlotDescription,
@@ -102,6 +104,8 @@ class SandboxActor:
         self._identity = Identity(slot)
         self._cgroups = this_machine()
         self._manager: Any = None
+        self._log = LifeLog()
+        self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
 
     # ---- the pool's calls ----
@@ -152,6 +156,7 @@ class SandboxActor:
             raise SlotTaken(outcome.reason)
         if outcome.outcome == "failed":
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
+        self._begin_log(sandbox_id, request, now)
         if request.env_vars:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
@@ -207,6 +212,28 @@ class SandboxActor:
             await self._ended(epoch)
 
         await self._on_loop(end)
+
+    @ray.method(concurrency_group="control")
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+
+        async def read() -> dict[str, str]:
+            self._current(sandbox_id)
+            return dict(self._env_vars)
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended not long ago."""
+
+        async def read() -> list[LogEntry]:
+            if (entries := self._log.entries(sandbox_id)) is not None:
+                return entries
+            self._current(sandbox_id)
+            return []
+
+        return await self._on_loop(read)
 
     @ray.method(concurrency_group="control")
     async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
@@ -343,6 +370,13 @@ class SandboxActor:
             idempotency_key=request.idempotency_key,
         )
 
+    def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:
+        """Of a sandbox that has just become somebody's."""
+        self._env_vars = dict(request.env_vars)
+        self._log.begin(sandbox_id)
+        self._log.add(sandbox_id, now, "sandbox created", {"template": request.template})
+        self._running(sandbox_id).on_event = lambda what, facts: self._log.add(sandbox_id, time.time(), what, facts)
+
     # ---- carrying out the machine's instructions ----
 
     def _apply(self, event: Event) -> None:
@@ -428,6 +462,9 @@ class SandboxActor:
             await asyncio.wait({building})
         session, self._session = self._session, None
         info, self._info = self._info, None
+        if info is not None:
+            level: Level = "info" if cause in ("killed", "timeout") else "error"
+            self._log.add(info.sandbox_id, time.time(), "sandbox ended", {"cause": cause}, level)
         if session is not None:
             try:
                 await session.close(SandboxLost(info.sandbox_id, cause) if info is not None else None)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from raybox_actors.agent.api import Agent
 from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.helpers import listen_for_sudo
 from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
@@ -77,7 +78,7 @@ class Session:
         env = base_environment(prefix)
         identity = options.identity or Identity(options.slot)
         self._place = Place(walls, zygote, options.policy, identity, options.python, env, cgroup)
-        self._agent = AgentProcess(self._place)
+        self._agent = AgentProcess(self._place, self._spawn)
         self._meter = Meter(walls, cgroup, options.policy.limits)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
@@ -89,6 +90,8 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        #: Told of what people may want to read about later: what happened, and its particulars.
+        self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
         self._oom_kills_told = 0
         self._spawn(self._watch_walls(on_death))
         if cgroup is not None:
@@ -162,6 +165,7 @@ class Session:
     async def park(self) -> None:
         """Have the default Python context ready before anybody asks. Raises InternalError."""
         await self._default_context("python")
+        self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
 
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
@@ -223,12 +227,16 @@ class Session:
 
         if execution.request.interrupt_if_unobserved:
             handle = loop.call_later(self.options.unobserved_s, look_for_observer)
+        facts = {"execution_id": execution.request.execution_id, "context_id": context.info.context_id}
+        self.on_event("execution started", facts)
         try:
             await context.run(execution)
         finally:
             if handle is not None:
                 handle.cancel()
             self._runs.pop(execution.request.execution_id, None)
+            error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
+            self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was or is no longer held."""
@@ -268,6 +276,7 @@ class Session:
         finally:
             self._starting -= 1
         self._contexts[context.info.context_id] = context
+        self.on_event("context started", {"context_id": context.info.context_id, "language": name})
         return context.info
 
     def contexts(self) -> list[ContextInfo]:
@@ -313,6 +322,7 @@ class Session:
                 except KernelFailed as error:
                     raise InternalError(f"no kernel for the default context: {error}") from error
                 self._default[language] = self._contexts[context.info.context_id] = context
+                self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
 
     # ---- files, processes, ports ----

@@ -188,7 +188,7 @@ def first_host_id(slot: int) -> int:
 def base_environment(python_prefix: str) -> dict[str, str]:
     """What every process of a sandbox starts with; nothing of the host's environment gets in."""
     return {
-        "PATH": f"{python_prefix}/bin:{HOME}/.local/bin:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{python_prefix}/bin:{HOME}/.local/bin:/usr/local/bin:/usr/bin:/bin:/etc/raybox/bin",
         "HOME": HOME,
         "USER": USER_NAME,
         "LOGNAME": USER_NAME,

@@ -30,6 +30,9 @@ TEMPLATES: Mapping[str, str] = {
     "default": DEFAULT_TEMPLATE,
 }
 
+#: Metadata entry that says the same as the header Idempotency-Key.
+IDEMPOTENCY_METADATA = "raybox.idempotency_key"
+
 MAX_CONTROL_BODY_BYTES = 1024 * 1024
 MAX_EXECUTE_BODY_BYTES = 16 * 1024 * 1024
 MAX_CONTEXT_BODY_BYTES = 64 * 1024
@@ -84,10 +87,11 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
     f.refuse(f.mapping(fields, "iam"), "tokens")
 
     network = _network(fields)
+    metadata = f.text_map(fields, "metadata")
     return CreateRequest(
         template=TEMPLATES[template],
         timeout_s=float(timeout_s),
-        metadata=f.text_map(fields, "metadata"),
+        metadata=metadata,
         env_vars=f.environment(fields, "envVars"),
         owner=key.name,
         quota=key.quota,
@@ -95,7 +99,7 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=f.flag(fields, "allow_internet_access", True),
         network=network,
-        idempotency_key=_idempotency_key(headers),
+        idempotency_key=_idempotency_key(headers, metadata),
     )
 
 
@@ -111,12 +115,15 @@ def _network(fields: f.Json) -> dict[str, object] | None:
     return {"allowPublicTraffic": public}
 
 
-def _idempotency_key(headers: Headers) -> str | None:
-    key = headers.get(b"idempotency-key")
+def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | None:
+    """The header, or else the metadata entry, which every client can send."""
+    name, key = "Idempotency-Key", headers.get(b"idempotency-key")
+    if key is None and (entry := metadata.get(IDEMPOTENCY_METADATA)) is not None:
+        name, key = f"metadata {IDEMPOTENCY_METADATA}", entry.encode("utf-8", "replace")
     if key is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise BadRequest("Idempotency-Key must match [a-z0-9-]{1,255}")
+        raise BadRequest(f"{name} must match [a-z0-9-]{{1,255}}")
     return key.decode("ascii")
 
 

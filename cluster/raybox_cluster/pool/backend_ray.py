@@ -25,7 +25,16 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
 from raybox_cluster.pool.hints import WarmHints
 
@@ -114,6 +123,17 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", await self._call("environment", sandbox_id))
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        return cast("list[LogEntry]", await self._call("logs", sandbox_id))
 
     async def agent(self, sandbox_id: str) -> Agent:
         if sandbox_id not in self._endpoints:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 import raybox_actors.errors
+from raybox_actors.agent.errors import AgentError
 from raybox_actors.errors import NoCapacity, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import CreateRequest
 from raybox_cluster.gateway.app import create_app
@@ -41,6 +42,8 @@ def one(cls: type[RayboxError]) -> RayboxError:
         return cls("sandbox", "abc")
     if issubclass(cls, SandboxLost):
         return cls("abc", "oom")
+    if issubclass(cls, AgentError):
+        return cls("invalid_argument", "something")
     if issubclass(cls, NoCapacity):
         return cls("full", 1.5)
     return cls("something")
@@ -153,7 +156,11 @@ async def _send_all(requests: list[tuple[tuple[str, str, int], bytes]]) -> None:
             info = await backend.create(CreateRequest())
             headers = {"X-API-KEY": key}
             if port:
-                headers = {"E2b-Sandbox-Id": info.sandbox_id, "E2b-Sandbox-Port": str(port)}
+                headers = {
+                    "E2b-Sandbox-Id": info.sandbox_id,
+                    "E2b-Sandbox-Port": str(port),
+                    "X-Access-Token": info.envd_access_token or "",
+                }
             response = await client.request(
                 method, path.replace("{id}", info.sandbox_id), content=body, headers=headers
             )
