@@ -77,6 +77,11 @@ def ended(error: dict[str, str] | None = None) -> bytes:
     return envelope({} if error is None else {"error": error}, 2)
 
 
+def rpc(message: object) -> Answer:
+    """A call of the agent that went well."""
+    return reply(200, message, content_type="application/json")
+
+
 def rpc_error(status: int, code: str, message: str) -> Answer:
     """A failed call of the agent."""
     return reply(status, {"code": code, "message": message}, content_type="application/json")
