@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -138,7 +138,7 @@ class Multipart(NamedTuple):
 
 def multipart(paths: Sequence[str], boundary: str | None = None) -> Multipart:
     """The file name of each part is the whole path, in UTF-8; quotes and line ends are escaped as browsers do."""
-    boundary = boundary or secrets.token_hex(16)
+    boundary = boundary or os.urandom(16).hex()
     heads = []
     for number, path in enumerate(paths):
         name = path.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -225,7 +225,8 @@ async def test_exit(colour: str, end: Any, player: Player) -> None:
 async def test_watching(player: Player) -> None:
     script(player, None)
     player.on("POST", FILES + "CreateWatcher", rpc({"watcherId": "w"}))
-    player.on("POST", FILES + "GetWatcherEvents", rpc({"events": [EVENTS[0] | {"entry": ENTRY}, *EVENTS[1:3]]}))
+    created = dict(EVENTS[0], entry=ENTRY)
+    player.on("POST", FILES + "GetWatcherEvents", rpc({"events": [created, *EVENTS[1:3]]}))
     player.on("POST", FILES + "RemoveWatcher", rpc({}))
 
     def watch(sandbox: Any) -> Any:
