@@ -101,6 +101,7 @@ class Messages:
         self._reading = threading.Lock()
         self._stream = channel.open(request)
         self._finalizer = weakref.finalize(self, self._stream.close)
+        self._finalizer.atexit = False  # the system does it then, and a forked child must leave it alone
 
     def next(self) -> Message | None:
         """The next one; None when the stream ended well, or was closed. Raises what its failure means."""

@@ -24,7 +24,7 @@ from ._errors import (
     TimeoutException,
 )
 from ._requests import Request
-from ._responses import NOT_FOUND_TEXT, Reply, broken_reply, details_of, error_of, parsed
+from ._responses import NOT_FOUND_TEXT, STREAMS, Reply, broken_reply, details_of, error_of, parsed
 
 Message = dict[str, Any]
 
@@ -60,7 +60,17 @@ STATUS_OF_CODE: Mapping[str, int] = {
 
 #: What a path that does not exist is called when files are spoken of.
 FILE_OPERATIONS = frozenset(
-    {"read_file", "write_file", "list_files", "file_info", "make_dir", "rename_file", "remove_file", "watch_dir"}
+    {
+        "create_watcher",
+        "file_info",
+        "list_files",
+        "make_dir",
+        "read_file",
+        "remove_file",
+        "rename_file",
+        "watch_dir",
+        "write_file",
+    }
 )
 
 
@@ -190,7 +200,7 @@ def _error(request: Request, details: Mapping[str, Any], status: int, headers: M
         chosen = SandboxNotRunningException if NOT_FOUND_TEXT in told.message else SandboxUnreachableException
     if chosen is None:
         return told
-    own = status == 504  # the limit was the caller's, and what ran there took longer
+    own = status == 504 and request.operation in STREAMS  # what ran there took longer than it was given
     return chosen(
         told.message,
         told.status_code,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import socket
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -333,6 +335,33 @@ async def test_what_the_callers_data_raises_reaches_them(sandbox: Any, colour: A
         await done(sandbox.files.write("x", [b"x", 5]))
 
 
+async def test_a_refusal_in_the_middle_of_an_upload_arrives(colour: Any, player: Player, done: Done) -> None:
+    """The server answers while most of the body is still to come; to asyncio it has to listen on to be heard."""
+    sandbox = await done(colour.create(**player.options))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sandbox._channel.address = sandbox._channel.address._replace(
+            envd_url=f"http://127.0.0.1:{listener.getsockname()[1]}"
+        )
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100_000)
+                connection.sendall(
+                    b"HTTP/1.1 507 Insufficient Storage\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                    b'Content-Length: 37\r\n\r\n{"code": 507, "message": "disk full"}'
+                )
+                connection.shutdown(socket.SHUT_WR)
+                while colour is AsyncSandbox and connection.recv(1_000_000):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(raybox.NotEnoughSpaceException, match="disk full"):
+            await done(sandbox.files.write("x", pieces(colour, *(b"x" * 1_000_000,) * 50)))
+        thread.join()
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -447,7 +476,7 @@ async def test_answers_that_cannot_be_used(sandbox: Any, player: Player, done: D
 
 # --- watching --------------------------------------------------------------------------------------------------------
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"name": "a", "type": "EVENT_TYPE_CREATE", "entry": ENTRY},
     {"name": "a", "type": "EVENT_TYPE_WRITE"},
     {"name": "sub/b", "type": 3},
