@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -91,13 +92,13 @@ def bytes_of(text: object) -> bytes:
 
     Raises SandboxException (internal).
     """
-    try:
-        if not isinstance(text, str):
-            raise TypeError
+    if isinstance(text, str):
+        with contextlib.suppress(ValueError):
+            return binascii.a2b_base64(text, strict_mode=True)  # as nearly all of it is written
         plain = text.rstrip("=").replace("-", "+").replace("_", "/")
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise SandboxException("the server sent bytes that are no base64") from error
+        with contextlib.suppress(ValueError):
+            return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
+    raise SandboxException("the server sent bytes that are no base64")
 
 
 def text_of(data: bytes) -> str:
@@ -187,11 +188,11 @@ def _error(request: Request, details: Mapping[str, Any], status: int, headers: M
     elif isinstance(code, int) and 400 <= code < 600:
         status = code  # the gateway's own answer
     told = error_of(request, Reply(status, headers, json.dumps(dict(details)).encode()))
-    if "kind" in details:
-        return told
     chosen: type[RayboxError] | None = None
     if status == 404 and type(told) is NotFoundException and request.operation in FILE_OPERATIONS:
         chosen = FileNotFoundException
+    elif "kind" in details:
+        return told
     elif status in (499, 504):
         chosen = TimeoutException
     elif status == 429:
@@ -201,10 +202,11 @@ def _error(request: Request, details: Mapping[str, Any], status: int, headers: M
     if chosen is None:
         return told
     own = status == 504 and request.operation in STREAMS  # what ran there took longer than it was given
+    mask = details.get("should_mask_sample")
     return chosen(
         told.message,
         told.status_code,
-        should_mask_sample=False if own else None,
+        should_mask_sample=mask if isinstance(mask, bool) else False if own else None,
         sandbox_id=told.sandbox_id,
         cause=told.cause,
         retry_after_s=told.retry_after_s,

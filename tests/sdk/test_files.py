@@ -203,6 +203,7 @@ async def test_a_download_that_is_cut(sandbox: Any, player: Player, done: Done, 
     ("answer", "expected", "mask"),
     [
         (MISSING, raybox.FileNotFoundException, False),
+        (reply(404, {"code": 404, "message": "gone", "kind": "not_found"}), raybox.FileNotFoundException, False),
         (reply(400, {"code": 400, "message": "path '/x' is a directory"}), raybox.InvalidArgumentException, False),
         (reply(401, {"code": 401, "message": "invalid username: 'x'"}), raybox.AuthenticationException, True),
         (reply(507, {"code": 507, "message": "no space left"}), raybox.NotEnoughSpaceException, False),
