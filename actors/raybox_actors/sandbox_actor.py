@@ -205,7 +205,9 @@ class SandboxActor:
         await self._on_loop(end)
 
     @ray.method(concurrency_group="control")
-    async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
         """What the sandbox used since it was claimed, every five seconds, and now if the span is open."""
 
         async def read() -> list[ResourceUsage]:

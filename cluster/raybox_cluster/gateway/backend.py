@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 
 
 class Backend(Protocol):
@@ -51,5 +59,12 @@ class Backend(Protocol):
     async def restart_context(self, sandbox_id: str, context_id: str) -> None: ...
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
+        span is open at its end, one of this moment."""
+        ...
 
     async def status(self) -> PoolStatus: ...

@@ -19,7 +19,15 @@ from ray.exceptions import ActorDiedError, RayActorError
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
 from raybox_cluster.pool.hints import WarmHints
 
@@ -104,6 +112,11 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
 
     async def status(self) -> PoolStatus:
         return cast(PoolStatus, await self._ask_manager(lambda manager: manager.status.remote()))

@@ -17,6 +17,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     NodeStatus,
     PoolStatus,
+    ResourceUsage,
     SandboxInfo,
 )
 
@@ -238,6 +239,13 @@ class MemoryBackend:
             return self.contexts_of[sandbox_id][context_id]
         except KeyError:
             raise NotFound("context", context_id) from None
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        self._called("metrics")
+        self._sandbox(sandbox_id)
+        return []
 
     async def status(self) -> PoolStatus:
         self._called("status")
