@@ -181,10 +181,11 @@ class Cgroup:
         # Version 1 has no such file: where nothing can fork, killing one after the other comes to an end.
         with contextlib.suppress(OSError):
             (self.folders["pids"] / "pids.max").write_text("0")
+        left = found
         for _ in range(KILL_ROUNDS):
-            for pid in found:
+            for pid in left:
                 self._kill(pid)
-            if not (found := self.processes()):
+            if not (left := self.processes()):
                 break
         return len(found)
 
