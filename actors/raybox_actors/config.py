@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from raybox_actors.isolation.capabilities import Require
 from raybox_actors.isolation.policy import Limits
 
 #: Ray namespace of every actor of every pool.
@@ -28,6 +29,7 @@ class PoolConfig:
     cpu_count: int = 1
     pids_max: int = 512
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+    require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
 
     def limits(self) -> Limits:
         """The most that a sandbox of this pool gets; a template or a creator may say less."""

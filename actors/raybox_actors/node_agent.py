@@ -15,11 +15,13 @@ from pathlib import Path
 
 from raybox_actors.config import NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
+from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
 from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_actors.isolation.layers import layers_failure
 from raybox_actors.isolation.leaks import LeakSweeper
 from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed
 from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
@@ -33,6 +35,17 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+
+
+class NodeFallsShort(InternalError):
+    """This node must not host sandboxes of this pool."""
+
+
+def require_node(config: PoolConfig) -> None:
+    """Raises NodeFallsShort, with one line, when this node must not host sandboxes of such a pool. Takes 0.1 s."""
+    short = shortfalls(judge(probe(config.run_dir, token_of_ray())), config.require)
+    if short:
+        raise NodeFallsShort(f"this node falls short of what the pool requires ({config.require}): {refusal(short)}")
 
 
 class NodeAgent:
@@ -63,6 +76,8 @@ class NodeAgent:
         finally:
             ready.cancel()
         if self._facts is None or not self._ready.is_set():
+            if isinstance(self._failure, NodeFallsShort):
+                raise InternalError(str(self._failure))
             raise InternalError(f"this node's zygote cannot be started: {self._failure}")
         return self._facts
 
@@ -91,7 +106,9 @@ class NodeAgent:
         """Keep a zygote running until `stop`; sweep and reap now and then."""
         failures = 0
         try:
-            template = await asyncio.to_thread(ensure, self._config.template)
+            template, _ = await asyncio.gather(
+                asyncio.to_thread(ensure, self._config.template), asyncio.to_thread(require_node, self._config)
+            )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
             skeleton = self._folder / "etc"
@@ -111,6 +128,9 @@ class NodeAgent:
                     failures, self._failure = failures + 1, error
                     logger.warning("the zygote did not start: %s", error)
                     await asyncio.sleep(failures * RETRY_DELAY_S)
+        except NodeFallsShort as error:
+            logger.warning("%s", error)
+            self._failure = error
         except Exception as error:
             logger.exception("node agent")
             self._failure = error

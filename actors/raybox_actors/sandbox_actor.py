@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import secrets
+import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 
 import ray
 
+from raybox_actors.agent.handshake import AgentEndpoint
+from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.isolation.cgroup import this_machine
@@ -99,6 +102,7 @@ class SandboxActor:
         self._identity = Identity(slot)
         self._cgroups = this_machine()
         self._manager: Any = None
+        self._agents = AgentServer(config.secret, self._agent_connection)
 
     # ---- the pool's calls ----
 
@@ -247,6 +251,25 @@ class SandboxActor:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._running(sandbox_id).remove_context(context_id)
+
+    # ---- the way to the agent ----
+
+    @ray.method(concurrency_group="control")
+    async def agent_endpoint(self, sandbox_id: str, node_id: str) -> AgentEndpoint:
+        """Where a process of node `node_id` can have connections to the sandbox's agent (agent/remote.py)."""
+
+        async def find() -> AgentEndpoint:
+            self._running(sandbox_id)
+            name = self._agents.listen_unix()
+            if node_id == self._node_id:
+                return AgentEndpoint(self._node_id, name)
+            host = ray.util.get_node_ip_address()
+            return AgentEndpoint(self._node_id, name, host, self._agents.listen_tcp(host))
+
+        return await self._on_loop(find)
+
+    async def _agent_connection(self, sandbox_id: str) -> socket.socket:
+        return await self._running(sandbox_id).agent_connection()
 
     # ---- what they share ----
 

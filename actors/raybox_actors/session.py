@@ -7,11 +7,15 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raybox_actors.agent.api import Agent
+from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
@@ -73,6 +77,7 @@ class Session:
         env = base_environment(prefix)
         identity = options.identity or Identity(options.slot)
         self._place = Place(walls, zygote, options.policy, identity, options.python, env, cgroup)
+        self._agent = AgentProcess(self._place)
         self._meter = Meter(walls, cgroup, options.policy.limits)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
@@ -166,6 +171,7 @@ class Session:
     async def configure(self, env: dict[str, str]) -> None:
         """The sandbox's own environment variables: for every kernel there is and will be."""
         self._place.env = {**self._place.env, **env}
+        self._agent.set_variables(env)
         for context in self._contexts.values():
             await context.configure(env)
 
@@ -309,6 +315,28 @@ class Session:
                 self._default[language] = self._contexts[context.info.context_id] = context
             return self._default[language]
 
+    # ---- files, processes, ports ----
+
+    def agent(self) -> Agent:
+        """Started by the first operation that is asked of it."""
+        return AgentClient(self.agent_connection, self._explain)
+
+    async def agent_connection(self) -> socket.socket:
+        """A fresh connection to the agent, the caller's to close. Raises AgentError, or what `close` was given."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self._owned(self._agent.hand_over(theirs))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    async def _explain(self) -> None:
+        if self._closing:
+            raise self._gone()
+
     # ---- end ----
 
     async def close(self, reason: RayboxError | None = None) -> None:
@@ -340,6 +368,7 @@ class Session:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(self._tasks)
+            await self._agent.stop()
             ended = await asyncio.gather(
                 *(context.remove() for context in self._contexts.values()), return_exceptions=True
             )

@@ -37,4 +37,6 @@ def render(url: str, said: dict[str, Any]) -> str:
     for node in nodes:
         state = "gone" if not node["alive"] else "ready" if node["zygote_ready"] else "starting"
         lines.append(f"  {node['node_id'][:12]}  {state}, {node['slots']} slots")
+        if node["problem"]:
+            lines.append(f"    {node['problem']}")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ async def value(driver: Driver, code: str) -> object:
 
 
 async def test_the_root_holds_system_folders_and_the_template_only(driver: Driver, template: BuiltTemplate) -> None:
-    known = {"bin", "dev", "lib", "lib32", "lib64", "proc", "sbin", "usr", ".layers"}
+    known = {"bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr", ".layers"}
     known |= {Path(path).parts[1] for path, _, _ in FOLDERS} | {prefix.parts[1] for prefix in template.prefixes}
     assert set(await value(driver, "import os; sorted(os.listdir('/'))")) <= known  # type: ignore[call-overload]
     for folder in ("/home", "/run", "/var", "/tmp", "/opt", "/mnt"):

@@ -15,7 +15,13 @@ from zygote import main  # noqa: E402
 # User code must not import our modules by their plain names.
 sys.path.remove(folder)
 sys.path_importer_cache.pop(folder, None)
-for _name in ("zygote", "kernel", "wire", "walls", "seccomp", "filesystem"):
+
+
+def _is_ours(module: object) -> bool:
+    return str(getattr(module, "__file__", "")).startswith(folder)
+
+
+for _name in [name for name, module in sys.modules.items() if name != "__main__" and _is_ours(module)]:
     sys.modules[f"_raybox_{_name}"] = sys.modules.pop(_name)
 
 if __name__ == "__main__":

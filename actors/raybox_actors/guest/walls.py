@@ -22,7 +22,7 @@ LAST_CAPABILITY = 63
 #: What `root` keeps in the sandbox's own user namespace: what it takes to own files, drop to other users and serve.
 #: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE,
 #: SETFCAP. Never SYS_ADMIN, SYS_PTRACE or NET_ADMIN; mounts, network and pids belong to another user namespace anyway.
-ROOT_CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31)
+ROOT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31})
 CAPABILITY_VERSION_3 = 0x20080522
 
 #: uid and gid of `user` inside; each sandbox has its own range of 65,536 host ids (policy.py of the pool).
@@ -110,18 +110,13 @@ def give_up_privileges(oom_score_adj: int, limits: dict[str, int], calls: Filter
     os.write(score, b"%d" % oom_score_adj)
     os.close(score)
     os.setgroups([])
-    kept = ROOT_CAPABILITIES if root else ()
-    for capability in range(LAST_CAPABILITY + 1):
-        if capability not in kept and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-            break  # beyond the last one that this kernel knows
-    own_id = 0 if root else USER_ID
-    os.setresgid(own_id, own_id, own_id)
-    os.setresuid(own_id, own_id, own_id)
+    kept = ROOT_CAPABILITIES if root else frozenset()
+    bound_capabilities(kept)
+    new_id = 0 if root else USER_ID
+    os.setresgid(new_id, new_id, new_id)
+    os.setresuid(new_id, new_id, new_id)
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    low = sum(1 << capability for capability in kept)
-    # Effective, permitted, inheritable of the lower 32; none above.
-    check(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, 0, 0, 0)), "capset")
+    set_capabilities(kept)
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
@@ -138,6 +133,30 @@ def be_seen() -> None:
     Not before the zygote's descriptors are closed: until then, others in the sandbox could take them from us.
     """
     libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def bound_capabilities(kept: frozenset[int]) -> None:
+    """Nothing that this process or its children execute can have any capability but these."""
+    for capability in range(LAST_CAPABILITY + 1):
+        if capability not in kept and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            break  # beyond the last one that this kernel knows
+
+
+def set_capabilities(kept: frozenset[int]) -> None:
+    """Have these, and no others, permitted and effective; none inheritable."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    bits = sum(1 << capability for capability in kept)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    check(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "capset")
+
+
+def become_user(uid: int, gid: int, groups: list[int]) -> None:
+    """From the sandbox's root to one of its users, for good; root stays what it is."""
+    os.setgroups(groups)
+    if uid:
+        bound_capabilities(frozenset())
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)  # which gives up every capability, unless it is root
 
 
 def fresh_signals() -> None:

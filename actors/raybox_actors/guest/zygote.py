@@ -7,13 +7,14 @@ zygote's pid namespace; when the child ends, its exit status follows on the same
 Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
 pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
 same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
-`"files": {path: text}` are written. Answers: `{"pid": n}` or `{"error": text}`,
+`"files": {path: text}` are written. `{"op": "agent", "variables": {...}}` becomes the sandbox's agent (agent.py), with
+its control socket, its listening socket and a log in these places. Answers: `{"pid": n}` or `{"error": text}`,
 later `{"status": n}`, n as of os.waitstatus_to_exitcode.
 
 After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With `has_gate`
 one more follows: the child waits until a byte can be read from it, so that it can be forked while its walls are still
 being built; the pid namespace alone must be there. `furnish`: the child makes the sandbox's root file system first
-(filesystem.py says what is in the plan). `root`: it becomes the sandbox's root and not `user`.
+(filesystem.py says what is in the plan).
 
 `{"op": "namespace", "first_id": n}`, without descriptors, makes a user namespace whose ids are the host's from n on;
 the answer comes with its descriptor.
@@ -39,6 +40,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import walls
+from agent import run_agent
 from filesystem import Root
 from kernel import Kernel, build_kernel, run_until_end, warm_up
 from seccomp import Filter
@@ -227,25 +229,27 @@ class Zygote:
                 root.furnish()
             walls.setns(user_namespace, walls.CLONE_NEWUSER)
             os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
+            is_agent = request["op"] == "agent"
             walls.give_up_privileges(
-                int(request.get("oom_score_adj", 0)),
-                request.get("rlimits", {}),
-                self.calls,
-                bool(request.get("root")),
+                int(request.get("oom_score_adj", 0)), request.get("rlimits", {}), self.calls, is_agent
             )
             os.environ.clear()
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
             # Nothing of the zygote stays open but the words' pipe, which closes by itself when all went well.
             keep = self.place_descriptors(stdio, tell)
-            walls.be_seen()
+            if not is_agent:  # nobody in the sandbox may look into its memory
+                walls.be_seen()
             if request["op"] == "exec":
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 write_files(request.get("files", {}))
                 os.execve(request["argv"][0], request["argv"], request["env"])
             wire, pipes = keep
             os.close(wire[1])
-            self.become_kernel(wire[0], pipes)
+            if is_agent:
+                run_agent(wire[0], pipes[0], request["variables"])
+            else:
+                self.become_kernel(wire[0], pipes)
             code = 0
         except BaseException as error:
             with contextlib.suppress(OSError):

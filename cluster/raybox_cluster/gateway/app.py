@@ -1,7 +1,8 @@
 """The gateway's ASGI application: one origin for both planes.
 
 Who is asked comes before what is asked: requests that name a sandbox go to the data plane, whatever their path; the
-rest is the control plane, where everything but /health needs an API key.
+rest is the control plane, where everything but /health needs an API key, and every path with a sandbox in it one that
+reaches this sandbox.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .auth import ApiKeys
 from .backend import Backend
 from .dataplane import ENVD_PORT, INTERPRETER_PORT, DataPlane
 from .errors import control_response, framework_response, internal
-from .resolver import Target, resolve
+from .resolver import Target, resolve, sandbox_in_path
 from .routes_execute import Executions, StreamAborted
 from .routes_sandboxes import sandbox_routes
 from .routes_status import status_routes
@@ -54,6 +55,7 @@ class Gateway(FastAPI):
         )
         tokens = TrafficTokens(backend)
         self._keys = keys
+        self._tokens = tokens
         self._dataplane = DataPlane(backend, tokens, Executions(backend, keepalive_s))
         self.include_router(unavailable_routes())
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s))
@@ -88,7 +90,10 @@ class Gateway(FastAPI):
                 await self._dataplane(target, headers, scope, receive, send_with_cors)
             else:
                 if scope["path"] != "/health":
-                    scope["raybox.owner"] = self._keys.owner_of(headers.get(b"x-api-key"))
+                    key = scope["raybox.key"] = self._keys.identify(headers.get(b"x-api-key"))
+                    # Here and not in the routes, so that none can forget it.
+                    if not key.admin and (sandbox_id := sandbox_in_path(scope["path"])) is not None:
+                        await self._tokens.require_reach(key, sandbox_id)
                 await super().__call__(scope, receive, send_with_cors)
         except ClientGone:
             return

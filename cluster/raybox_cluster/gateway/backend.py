@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from raybox_actors.agent.api import Agent
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
@@ -65,6 +66,10 @@ class Backend(Protocol):
     ) -> list[ResourceUsage]:
         """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
         span is open at its end, one of this moment."""
+        ...
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
         ...
 
     async def status(self) -> PoolStatus: ...

@@ -50,7 +50,7 @@ class NotAvailable(RayboxError):
 
 
 class Forbidden(RayboxError):
-    """The traffic token is missing or wrong. HTTP 403."""
+    """The traffic token is missing or wrong, or the API key does not reach so far. HTTP 403."""
 
     kind = "auth"
 

@@ -16,6 +16,7 @@ from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, E
 
 from . import fields as f
 from .asgi import Headers
+from .auth import ApiKey
 from .errors import TemplateNotFound
 
 #: What the clients are told of the sandbox's agent: the reference's own version (contract 5). It opens every gate.
@@ -60,7 +61,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # --- create, connect, timeouts ---------------------------------------------------------------------------------------
 
 
-def parse_create(body: bytes, headers: Headers, *, owner: str, version: int, max_timeout_s: float) -> CreateRequest:
+def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float) -> CreateRequest:
     """`version` 1 or 2 of the route. Also raises TemplateNotFound. Unknown fields are ignored, so that newer clients
     work; known ones that the pool cannot honour are refused."""
     fields = f.json_object(body)
@@ -88,7 +89,8 @@ def parse_create(body: bytes, headers: Headers, *, owner: str, version: int, max
         timeout_s=float(timeout_s),
         metadata=f.text_map(fields, "metadata"),
         env_vars=f.environment(fields, "envVars"),
-        owner=owner,
+        owner=key.name,
+        quota=key.quota,
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=f.flag(fields, "allow_internet_access", True),

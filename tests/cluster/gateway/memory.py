@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from raybox_actors.agent.api import Agent
 from raybox_actors.errors import Cause, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import (
     ContextInfo,
@@ -82,6 +83,7 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.0
         self.live: dict[str, SandboxInfo] = {}
+        self.agents: dict[str, Agent] = {}  #: by sandbox id, whatever a test puts there
         self.gone: dict[str, Cause] = {}
         self.contexts_of: dict[str, dict[str, ContextInfo]] = {}
         self.created: list[CreateRequest] = []
@@ -246,6 +248,11 @@ class MemoryBackend:
         self._called("metrics")
         self._sandbox(sandbox_id)
         return []
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        self._called("agent")
+        self._sandbox(sandbox_id)
+        return self.agents[sandbox_id]
 
     async def status(self) -> PoolStatus:
         self._called("status")
