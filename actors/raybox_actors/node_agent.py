@@ -30,6 +30,8 @@ from raybox_template.build import ensure
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 10.0
+#: At the end it looks until nothing is left, but no longer than this.
+STOP_LOOKS, STOP_PAUSE_S = 20, 0.1
 #: Kernels whose zygote died are ours to reap, and whoever destroys their sandbox waits for that.
 REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
@@ -188,8 +190,12 @@ class NodeAgent:
         for name in ("zygote.sock", "zygote.log"):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
-        if self._cgroups is not None:
-            remove_pool(self._cgroups, self._config.name)
+        for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago
+            if self._facts is not None:
+                self._sweep()
+            if self._cgroups is None or remove_pool(self._cgroups, self._config.name):
+                break
+            await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
             shutil.rmtree(self._folder / "etc", ignore_errors=True)
             self._folder.rmdir()
