@@ -17,7 +17,10 @@ from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.config import NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
-from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed, sweep
+from raybox_actors.isolation.cgroup import remove_pool, this_machine
+from raybox_actors.isolation.layers import layers_failure
+from raybox_actors.isolation.leaks import LeakSweeper
+from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed
 from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
@@ -28,6 +31,8 @@ from raybox_template.build import ensure
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 10.0
+#: At the end it looks until nothing is left, but no longer than this.
+STOP_LOOKS, STOP_PAUSE_S = 20, 0.1
 #: Kernels whose zygote died are ours to reap, and whoever destroys their sandbox waits for that.
 REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
@@ -58,8 +63,8 @@ class NodeAgent:
         self._starting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._stopping = False
-        #: Orphans found and killed since the start; should stay zero.
-        self.orphans_swept = 0
+        self._cgroups = this_machine()
+        self._leaks = LeakSweeper(config.name, self._folder, self._cgroups)
 
     async def start(self) -> NodeFacts:
         """Return when the zygote is ready. Builds the template first if this node does not have it (about 20 s).
@@ -83,7 +88,13 @@ class NodeAgent:
         """What the sandbox actors of this node need to know; waits for the zygote."""
         return await self.start()
 
+    @property
+    def orphans_swept(self) -> int:
+        """Processes that dead actors left, found and killed since the start; should stay zero."""
+        return self._leaks.counts["processes"]
+
     async def ping(self) -> dict[str, int | bool]:
+        """Also `leaked_<kind>`: how much was found left of dead sandboxes since the start; zeros, if all is well."""
         ready = self._zygote is not None and self._zygote.alive and self._ready.is_set()
         zygote_pid = self._zygote.pid if self._zygote is not None else 0
         return {
@@ -91,6 +102,7 @@ class NodeAgent:
             "zygote_pid": zygote_pid,
             "zygote_ready": ready,
             "orphans_swept": self.orphans_swept,
+            **{f"leaked_{kind}": count for kind, count in self._leaks.counts.items()},
         }
 
     async def _run(self) -> None:
@@ -107,7 +119,9 @@ class NodeAgent:
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
             read_only = tuple(str(prefix) for prefix in template.prefixes)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
+            if failure := await asyncio.to_thread(layers_failure):
+                logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
+            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton), not failure)
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:
@@ -161,13 +175,12 @@ class NodeAgent:
         assert self._facts is not None
         own = self._zygote.pid if self._zygote is not None and self._zygote.alive else None
         try:
-            found = sweep(f"{self._config.name}:", self._facts.zygote_address, own)
+            found = self._leaks.sweep(self._facts.zygote_address, own)
         except OSError:
             logger.exception("sweep")
             return
-        for orphan in found:
-            self.orphans_swept += 1
-            logger.warning("swept an orphan: %s, pid %d", orphan.what, orphan.pid)
+        for leak in found:
+            logger.warning("left of a dead sandbox: %s: %s", leak.kind, leak.what)
 
     async def stop(self) -> None:
         """End the zygote and remove what this agent made on the node."""
@@ -179,6 +192,12 @@ class NodeAgent:
         for name in ("zygote.sock", "zygote.log"):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
+        for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago
+            if self._facts is not None:
+                self._sweep()
+            if self._cgroups is None or remove_pool(self._cgroups, self._config.name):
+                break
+            await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
             shutil.rmtree(self._folder / "etc", ignore_errors=True)
             self._folder.rmdir()

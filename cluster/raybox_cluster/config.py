@@ -150,6 +150,12 @@ class UpOptions:
         "Python kernel: `raybox` is forked ready to run, `ipykernel` is the stock one.",
         "KERNEL",
     )
+    cpu: int = _option(1, _whole(1, 1024), "Cores that a sandbox may use, as a quota of time.", "CORES")
+    memory_mib: int = _option(
+        1024, _whole(64, 1 << 24), "Memory of a sandbox's processes; its files have --disk-mib more.", "MIB"
+    )
+    disk_mib: int = _option(1024, _whole(16, 1 << 24), "Files of a sandbox, which are in memory, too.", "MIB")
+    pids_max: int = _option(512, _whole(16, 1 << 20), "Processes and threads of a sandbox.", "N")
     address: str | None = _option(
         None,
         _address,
@@ -201,6 +207,10 @@ class UpOptions:
             sandboxes=self.sandboxes,
             warm=self.warm,
             kernel=self.kernel,
+            cpu_count=self.cpu,
+            memory_mib=self.memory_mib,
+            disk_mib=self.disk_mib,
+            pids_max=self.pids_max,
             require=self.require,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
