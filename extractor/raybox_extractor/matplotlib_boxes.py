@@ -114,9 +114,8 @@ def _outline(
     position: float, first: float, third: float, before: Any, patches: Sequence[Any], horizontal: bool
 ) -> tuple[Any, float]:
     """The artist that draws the box, and half of its width."""
-    candidates = [(patch, patch.get_path().vertices) for patch in patches if type(patch).__name__ == "PathPatch"]
-    if before is not None:
-        candidates.append((before, numpy.asarray(before.get_xydata(), dtype=float)))
+    candidates = [] if before is None else [(before, numpy.asarray(before.get_xydata(), dtype=float))]
+    candidates += [(patch, patch.get_path().vertices) for patch in patches if type(patch).__name__ == "PathPatch"]
     for artist, vertices in candidates:
         if len(vertices) < 5:
             continue
