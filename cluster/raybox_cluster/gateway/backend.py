@@ -62,13 +62,6 @@ class Backend(Protocol):
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
 
-    async def metrics(
-        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
-    ) -> list[ResourceUsage]:
-        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
-        span is open at its end, one of this moment."""
-        ...
-
     async def agent(self, sandbox_id: str) -> Agent:
         """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
         ...
