@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from raybox_actors.network.rules import DEFAULT_DENIED
+
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
 
@@ -24,6 +26,9 @@ class PoolConfig:
     memory_mib: int = 1024
     disk_mib: int = 1024
     cpu_count: int = 1
+    network: str = "none"  #: "egress": sandboxes reach the internet unless they are created without it
+    network_denied_cidrs: tuple[str, ...] = DEFAULT_DENIED  #: that none of them reaches, beside rules.NEVER
+    network_dns: tuple[str, ...] = ()  #: name servers that are asked for them; empty: each node's own
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
 
 

@@ -19,6 +19,7 @@ from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides,
 from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
 
@@ -30,6 +31,8 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
+ETC = {"none": "etc", "egress": "etc-egress"}
 
 
 class NodeAgent:
@@ -84,8 +87,9 @@ class NodeAgent:
             template = await asyncio.to_thread(ensure, self._config.template)
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
-            skeleton = self._folder / "etc"
-            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            skeleton = self._folder / ETC[self._config.network]
+            nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
+            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             address = str(self._folder / "zygote.sock")
             read_only = tuple(str(prefix) for prefix in template.prefixes)
             self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
@@ -158,5 +162,6 @@ class NodeAgent:
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder / "etc", ignore_errors=True)
+            for name in ETC.values():
+                shutil.rmtree(self._folder / name, ignore_errors=True)
             self._folder.rmdir()

@@ -48,7 +48,7 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         "metadata": {"user": "é\u2028"},
         "envVars": {"A": "1"},
         "allow_internet_access": False,
-        "network": {"allowPublicTraffic": False, "denyOut": []},
+        "network": {"allowPublicTraffic": False, "allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"], "rules": {}},
         "autoPause": False,
         "autoResume": {"enabled": False},
         "volumeMounts": [],
@@ -63,7 +63,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
     assert wanted.env_vars == {"A": "1"}
     assert wanted.allow_internet_access is False
     assert wanted.allow_public_traffic is False
-    assert wanted.network == {"allowPublicTraffic": False}
+    rules = {"allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"]}
+    assert wanted.network == {"allowPublicTraffic": False, **rules}
     assert wanted.idempotency_key == "once-1"
 
 
@@ -76,8 +77,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         {"mcp": {"github": {}}},
         {"volumeMounts": [{"name": "a", "path": "/a"}]},
         {"iam": {"tokens": {"a": {}}}},
-        {"network": {"allowOut": ["1.1.1.1"]}},
-        {"network": {"denyOut": ["0.0.0.0/0"]}},
+        {"network": {"egressProxy": {"address": "proxy.example.org:1080"}}},
+        {"network": {"httpsPorts": [3000]}},
         {"network": {"rules": {"example.org": []}, "allowPublicTraffic": True}},
         {"network": {"maskRequestHost": "localhost:${PORT}"}},
     ],
