@@ -234,10 +234,14 @@ def check_denied(denied: Iterable[str]) -> tuple[str, ...]:
     for text in denied:
         if text == NODE_NETWORKS:
             found.append(text)
-        elif _IPV4.fullmatch(text):
-            found.append(str(IPv4Network(text, strict=False)))
-        else:
+            continue
+        try:
+            network = IPv4Network(text, strict=False) if _IPV4.fullmatch(text) else None
+        except ValueError:
+            network = None
+        if network is None:
             raise ValueError(f"{text[:QUOTED_CHARS]!r} is not an IPv4 CIDR or {NODE_NETWORKS!r}")
+        found.append(str(network))
     return tuple(found)
 
 
