@@ -22,9 +22,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _up_options(command: Command) -> Command:
     """One option per field of UpOptions; values stay text here, UpOptions checks them."""
     for one in reversed(fields(UpOptions)):
-        default = "" if one.default is None else f"  [default: {one.default:g}]" if isinstance(
-            one.default, float
-        ) else f"  [default: {one.default}]"  # fmt: skip
+        shown = ",".join(one.default) if isinstance(one.default, tuple) else one.default
+        default = "" if shown in (None, "") else f"  [default: {shown:g}]" if isinstance(
+            shown, float
+        ) else f"  [default: {shown}]"  # fmt: skip
         command = click.option(
             f"--{option_name(one.name)}",
             one.name,

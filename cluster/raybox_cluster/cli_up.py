@@ -87,6 +87,7 @@ def _up_own(options: UpOptions, progress: Progress, ready: Callable[[PoolRecord]
                 refuse_second(options.name, progress)
                 held, options = _reserve_port(options)
                 _require_isolation()
+                _require_network(options)
                 _require_template(progress)
                 record = _new_record(options)
                 cleanups.callback(cli_state.remove, options.name)
@@ -322,6 +323,13 @@ def _require_isolation() -> None:
             raise UserError(
                 f"this machine cannot isolate sandboxes: {finding.name}: {finding.detail}; see `raybox doctor`"
             )
+
+
+def _require_network(options: UpOptions) -> None:
+    from raybox_actors.network.stack import egress_available
+
+    if options.network == "egress" and (reason := egress_available()):
+        raise UserError(f"--network egress: {reason}")
 
 
 def _require_template(progress: Progress) -> None:

@@ -240,6 +240,23 @@ async def test_timeout_and_refreshes(gateway: Gateway) -> None:
     assert (await gateway.client.post(f"{path}/timeout", json={"timeout": 5})).json()["cause"] == "timeout"
 
 
+async def test_the_network_is_replaced_as_a_whole(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    path = f"/sandboxes/{info.sandbox_id}/network"
+    rules = {"allowOut": ["a.example"], "denyOut": ["0.0.0.0/0"], "dnsServers": ["9.9.9.9"]}
+    assert (await gateway.client.put(path, json=rules | {"rules": {}, "egressProxy": None})).status_code == 204
+    assert gateway.backend.live[info.sandbox_id].network == rules
+    assert (await gateway.client.put(path, json={"allow_internet_access": False})).status_code == 204
+    changed = gateway.backend.live[info.sandbox_id]
+    assert (changed.network, changed.allow_internet_access) == ({}, False)
+    for body in ({"allowOut": ["a.example"]}, {"denyOut": ["a.example"]}, {"egressProxy": {"address": "p:1"}}, []):
+        refused = await gateway.client.put(path, json=body)
+        assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), body
+    assert gateway.backend.live[info.sandbox_id] is changed
+    gone = await gateway.client.put("/sandboxes/unknown/network", json={})
+    assert (gone.status_code, gone.json()["code"]) == (404, 404)
+
+
 async def test_list_pages_to_the_end_and_filters(gateway: Gateway) -> None:
     infos = [await gateway.sandbox(metadata={"n": str(n % 2)}) for n in range(5)]
     first = await gateway.client.get("/v2/sandboxes", params={"limit": 2, "order": "asc"})
