@@ -5,6 +5,9 @@ UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin/python
 MEMBERS := sdk extractor template actors cluster
+# Of the distribution; without them `raybox doctor` says what sandboxes lack. PROGRAM:PACKAGE.
+SYSTEM_PACKAGES := nft:nftables slirp4netns:slirp4netns ip:iproute2
+MISSING_PACKAGES = $(foreach one,$(SYSTEM_PACKAGES),$(if $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v $(firstword $(subst :, ,$(one)))),,$(lastword $(subst :, ,$(one)))))
 
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export RAY_USAGE_STATS_ENABLED := 0
@@ -26,7 +29,16 @@ $(UV):
 	@$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation $(addprefix -e ./,$(MEMBERS))
 	@touch $@
 
-setup: .venv/.installed ## install what is missing: uv, the locked environment, the default template
+.tools/.system-packages: Makefile
+	@mkdir -p .tools
+	@missing="$(strip $(MISSING_PACKAGES))"; if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "setup: installing $$missing"; \
+		apt-get update -qq >/dev/null; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null && touch $@ || echo "setup: could not install $$missing" >&2; \
+	else echo "setup: not root on a Debian, so without: $$missing" >&2; fi
+
+setup: .tools/.system-packages .venv/.installed ## install what is missing: uv, the locked environment, the default template
 	@$(RUN) -m raybox_template build default
 
 lock: $(UV) ## resolve the pins anew (requirements.lock)

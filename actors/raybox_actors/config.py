@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from raybox_actors.isolation.capabilities import Require
 from raybox_actors.isolation.policy import Limits
+from raybox_actors.network.rules import DEFAULT_DENIED
 
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
@@ -28,6 +29,9 @@ class PoolConfig:
     disk_mib: int = 1024
     cpu_count: int = 1
     pids_max: int = 512
+    network: str = "none"  #: "egress": sandboxes reach the internet unless they are created without it
+    network_denied_cidrs: tuple[str, ...] = DEFAULT_DENIED  #: that none of them reaches, beside rules.NEVER
+    network_dns: tuple[str, ...] = ()  #: name servers that are asked for them; empty: each node's own
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
     require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
 

@@ -25,6 +25,7 @@ from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
 
@@ -38,6 +39,8 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
+ETC = {"none": "etc", "egress": "etc-egress"}
 
 
 class NodeFallsShort(InternalError):
@@ -114,8 +117,9 @@ class NodeAgent:
             )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
-            skeleton = self._folder / "etc"
-            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            skeleton = self._folder / ETC[self._config.network]
+            nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
+            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
             read_only = tuple(str(prefix) for prefix in template.prefixes)
@@ -199,5 +203,6 @@ class NodeAgent:
                 break
             await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder / "etc", ignore_errors=True)
+            for name in ETC.values():
+                shutil.rmtree(self._folder / name, ignore_errors=True)
             self._folder.rmdir()

@@ -30,6 +30,8 @@ from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.stock import StockKernel
 from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
 from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
+from raybox_actors.network.egress import Egress, EgressHost
+from raybox_actors.network.rules import NetworkRequest
 from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ResourceUsage
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,10 @@ Answer = TypeVar("Answer")
 CLOSE_LIMIT_S = 5.0
 #: A dead process leaves its cgroup a moment after its end is known.
 CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
+
+NO_NETWORK = (
+    "network.allowOut: sandboxes of this pool have no network; leave it out, or start the pool with `--network egress`"
+)
 
 LANGUAGES = {"": "python", "python": "python", "python3": "python", "py": "python"}
 KERNELS: dict[str, Callable[[Place, str], Kernel]] = {"raybox": ForkedKernel, "ipykernel": StockKernel}
@@ -59,6 +65,7 @@ class SessionOptions:
     output: OutputLimits = field(default_factory=OutputLimits)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     kernel: str = "raybox"  #: or "ipykernel"
+    egress: EgressHost | None = None  #: None: no network but the sandbox's own loopback
     max_contexts: int = 64
     max_waiting: int = 256  #: executions that have not ended
     unobserved_s: float = 30.0  #: a cell that nobody has asked about for this long is interrupted
@@ -83,6 +90,7 @@ class Session:
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
+        self._egress: Egress | None = None
         self._log = ExecutionLog()
         self._starting = 0  #: contexts that are being created
         self._runs: dict[str, asyncio.Task[None]] = {}  #: by execution, until it is off its context's hands
@@ -166,6 +174,21 @@ class Session:
         """Have the default Python context ready before anybody asks. Raises InternalError."""
         await self._default_context("python")
         self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
+
+    async def attach_network(self) -> None:
+        """A way to the internet, if the sandbox is to have one. Takes 20 ms, little of which is this process's. Raises
+        InternalError."""
+        if self.options.egress is not None:
+            self._egress = await self._owned(self.options.egress.attach(self._walls.first_pid))
+
+    async def update_network(self, request: NetworkRequest) -> None:
+        """Replace the rules of the sandbox's network; what they deny is cut when this returns. Raises BadRequest where
+        there is no network and one is wanted, InternalError (the rules are those of before)."""
+        if self._egress is None:
+            if request.wants_network:
+                raise BadRequest(NO_NETWORK)
+        elif request != self._egress.request:
+            await self._owned(self._egress.apply(request))
 
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
@@ -384,8 +407,11 @@ class Session:
             )
             for error in filter(None, ended):
                 logger.error("a context could not be ended: %r", error)
+            unplugged = asyncio.create_task(self._egress.close()) if self._egress is not None else None
             if not await self._walls.wait(CLOSE_LIMIT_S):
                 logger.error("something in the sandbox is dead and not reaped; going on without it")
+            if unplugged is not None:
+                await unplugged
         finally:
             self._walls.close()
             await self._end_cgroup()
@@ -446,7 +472,10 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
         raise
     session = Session(options, walls, on_death, *made)
     try:
-        await session.park()
+        if options.egress is None:
+            await session.park()
+        else:
+            await asyncio.gather(session.park(), session.attach_network())
     except BaseException:
         await session.close()
         raise
