@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
@@ -25,6 +26,7 @@ class PoolConfig:
     disk_mib: int = 1024
     cpu_count: int = 1
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+    warm_languages: tuple[str, ...] = ()  #: besides Python: warm sandboxes have kernels of these parked, too
 
 
 def manager_name(config: PoolConfig) -> str:
@@ -41,6 +43,14 @@ def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageKernel:
+    """How to start a kernel of one language inside the walls (raybox_template.languages.Runtime tells the terms)."""
+
+    command: tuple[str, ...]
+    protocol: Literal["frames", "jupyter"]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What a node agent tells the sandbox actors of its node."""
 
@@ -48,3 +58,4 @@ class NodeFacts:
     python: str  #: the template's interpreter
     read_only: tuple[str, ...]  #: folders of the host that sandboxes see, at their own paths
     skeleton: str  #: folder with the sandboxes' own files of /etc
+    languages: dict[str, LanguageKernel] = field(default_factory=dict)  #: that are installed, besides Python

@@ -13,7 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
-from raybox_actors.config import NodeFacts, PoolConfig
+from raybox_actors.config import LanguageKernel, NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed, sweep
 from raybox_actors.isolation.policy import WallsPolicy
@@ -21,6 +21,7 @@ from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
+from raybox_template.languages import find_runtimes
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,11 @@ class NodeAgent:
             skeleton = self._folder / "etc"
             await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
             address = str(self._folder / "zygote.sock")
-            read_only = tuple(str(prefix) for prefix in template.prefixes)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
+            runtimes = await asyncio.to_thread(find_runtimes)
+            folders = [*template.prefixes, *(folder for runtime in runtimes.values() for folder in runtime.folders)]
+            languages = {name: LanguageKernel(one.command, one.protocol) for name, one in runtimes.items()}
+            read_only = tuple(map(str, folders))
+            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton), languages)
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:

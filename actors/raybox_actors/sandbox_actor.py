@@ -340,6 +340,7 @@ class SandboxActor:
             self._session = await open_session(self._options(), lambda: self._apply(WallsDied("internal")))
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
+                self._session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
@@ -362,6 +363,7 @@ class SandboxActor:
             skeleton=Path(facts.skeleton),
             policy=policy,
             kernel=config.kernel,
+            languages=facts.languages,
         )
 
     async def _destroy(self, cause: Cause) -> None:

@@ -1,5 +1,7 @@
 """Any Jupyter kernel, driven by jupyter_client over `ipc` inside the same walls. Stock ipykernel is our oracle.
 
+What differs between languages is a `Dialect`.
+
 The kernel's sockets lie in a folder of the sandbox's own /tmp; from outside they are reached through the root of the
 sandbox's first process, so nothing is left on the node when the walls go.
 """
@@ -11,8 +13,11 @@ import contextlib
 import json
 import os
 import queue
+import re
 import secrets
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from raybox_actors.kernels.base import (
@@ -20,6 +25,7 @@ from raybox_actors.kernels.base import (
     Display,
     Finished,
     InputAccepted,
+    KernelEvent,
     KernelFailed,
     Output,
     Sink,
@@ -34,11 +40,29 @@ START_LIMIT_S = 60.0
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a kernel's language says what we need of it, each as code for a cell that nobody sees.
+
+    set_environment: variables for good. set_for_cell: for one cell, remembering what they were; restore: takes it back.
+    prints_values: values are displays like any other, so that the last one counts as the cell's result; and silent
+    cells may count.
+    """
+
+    set_environment: Callable[[dict[str, str]], str]
+    set_for_cell: Callable[[dict[str, str]], str]
+    restore: Callable[[dict[str, str]], str]
+    prints_values: bool = False
+
+
 class StockKernel:
     """A Kernel (base.py) that speaks Jupyter's own protocol. `argv` may contain {connection_file}."""
 
-    def __init__(self, place: Place, cwd: str, argv: list[str] | None = None) -> None:
+    def __init__(self, place: Place, cwd: str, argv: list[str] | None = None, dialect: Dialect | None = None) -> None:
         self._place, self._cwd = place, cwd
+        self._dialect = dialect or PYTHON
+        self._count = 0
+        self._interrupted = False
         self._argv = argv or [place.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         self._child: Child | None = None
         self._client: AsyncKernelClient | None = None
@@ -107,10 +131,15 @@ class StockKernel:
         self._running = True
         try:
             if env:
-                await self._silently(_set_environment(env))
-            finished = await self._run(code, sink)
+                await self._silently(self._dialect.set_for_cell(env))
+            self._count += 1
+            self._interrupted = False
+            translated = ValuePrinter(sink, self._count) if self._dialect.prints_values else None
+            finished = await self._run(code, translated or sink)
+            if translated is not None:
+                translated.end(self._interrupted and not finished.ok and not finished.lost)
             if env and not finished.lost:
-                await self._silently(RESTORE_ENVIRONMENT)
+                await self._silently(self._dialect.restore(env))
             return finished
         finally:
             self._running = False
@@ -156,12 +185,13 @@ class StockKernel:
 
     async def configure(self, env: dict[str, str]) -> None:
         if env and self._dead is None:
-            await self._silently(f"import os as _os; _os.environ.update({env!r}); del _os")
+            await self._silently(self._dialect.set_environment(env))
 
     async def exercise(self) -> None: ...
 
     def interrupt(self) -> None:
         if self._running:
+            self._interrupted = True
             self._signal(signal.SIGINT)
 
     def pause(self) -> None:
@@ -200,16 +230,62 @@ def publish(kind: str, content: dict[str, Any], sink: Sink) -> None:
         sink(CodeError(content["ename"], content["evalue"], tuple(content["traceback"])))
 
 
-RESTORE_ENVIRONMENT = """
+class ValuePrinter:
+    """A sink for kernels that show values as they show anything: the last display of a cell becomes its result.
+
+    A picture does not, nor what something else was printed after.
+    """
+
+    def __init__(self, sink: Sink, count: int) -> None:
+        self._sink, self._count = sink, count
+        self._held: Display | None = None
+        self._failed = False
+
+    def __call__(self, event: KernelEvent) -> None:
+        self._release()
+        if isinstance(event, Display) and not any(mime.startswith("image/") for mime in event.data):
+            self._held = event
+            return
+        if isinstance(event, InputAccepted):
+            event = InputAccepted(self._count)
+        elif isinstance(event, CodeError):
+            self._failed = True
+            event = CodeError(event.name, event.value.strip(), tuple(ANSI.sub("", line) for line in event.traceback))
+        self._sink(event)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._sink(self._held)
+            self._held = None
+
+    def end(self, interrupted: bool) -> None:
+        """interrupted: and the kernel itself says nothing of it."""
+        if self._held is not None and not interrupted:
+            self._held = replace(self._held, main=True)
+        self._release()
+        if interrupted and not self._failed:
+            self._sink(CodeError("KeyboardInterrupt", "", ("KeyboardInterrupt",)))
+
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _python_set(env: dict[str, str]) -> str:
+    return f"import os as _os; _os.environ.update({env!r}); del _os"
+
+
+def _python_set_for_cell(env: dict[str, str]) -> str:
+    return (
+        f"import os as _os\n_raybox_before = {{_n: _os.environ.get(_n) for _n in {list(env)!r}}}\n"
+        f"_os.environ.update({env!r}); del _os"
+    )
+
+
+RESTORE_PYTHON = """
 import os as _os
 for _name, _value in _raybox_before.items():
     _os.environ.pop(_name, None) if _value is None else _os.environ.__setitem__(_name, _value)
 del _os, _name, _value, _raybox_before
 """
 
-
-def _set_environment(env: dict[str, str]) -> str:
-    return (
-        f"import os as _os\n_raybox_before = {{_n: _os.environ.get(_n) for _n in {list(env)!r}}}\n"
-        f"_os.environ.update({env!r}); del _os"
-    )
+PYTHON = Dialect(_python_set, _python_set_for_cell, lambda _env: RESTORE_PYTHON)
