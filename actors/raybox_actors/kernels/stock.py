@@ -30,6 +30,7 @@ from raybox_actors.kernels.base import (
     Output,
     Sink,
 )
+from raybox_actors.kernels.pipes import Pipes
 from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.zygote_client import Child
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
 START_LIMIT_S = 60.0
+EXIT_GRACE_S = 0.5
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -45,8 +47,8 @@ class Dialect:
     """How a kernel's language says what we need of it, each as code for a cell that nobody sees.
 
     set_environment: variables for good. set_for_cell: for one cell, remembering what they were; restore: takes it back.
-    prints_values: values are displays like any other, so that the last one counts as the cell's result; and silent
-    cells may count.
+    prints_values: values are displays like any other, so that the last one counts as the cell's result; silent cells
+    may count; and what children and C code print is not caught by the kernel.
     """
 
     set_environment: Callable[[dict[str, str]], str]
@@ -66,7 +68,9 @@ class StockKernel:
         self._argv = argv or [place.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         self._child: Child | None = None
         self._client: AsyncKernelClient | None = None
-        self._stdio: list[int] = []
+        #: Of kernels that do not catch what their children and C code print.
+        self._pipes: Pipes | None = None
+        self._sink: Sink | None = None
         self._death: asyncio.Task[None] | None = None
         self._dead: str | None = None
         self._died = asyncio.Event()
@@ -112,12 +116,23 @@ class StockKernel:
 
     async def _launch(self, argv: list[str], files: dict[str, str]) -> None:
         null = os.open(os.devnull, os.O_RDWR)
+        outputs = [null, null]
+        if self._dialect.prints_values:
+            self._pipes = Pipes(self._printed)
+            outputs = self._pipes.write_ends
         try:
             request = {"op": "exec", "argv": argv, "files": files}
-            self._child = await self._place.enter(request, self._cwd, [null, null, null])
+            self._child = await self._place.enter(request, self._cwd, [null, *outputs])
         finally:
             os.close(null)
+            if self._pipes is not None:
+                self._pipes.close_write_ends()
+                self._pipes.resume()
         self._death = asyncio.create_task(self._watch())
+
+    def _printed(self, piece: Output) -> None:
+        if self._sink is not None:
+            self._sink(piece)
 
     async def _watch(self) -> None:
         assert self._child is not None
@@ -135,14 +150,18 @@ class StockKernel:
             self._count += 1
             self._interrupted = False
             translated = ValuePrinter(sink, self._count) if self._dialect.prints_values else None
+            self._sink = translated
             finished = await self._run(code, translated or sink)
+            if self._pipes is not None:
+                self._pipes.drain()
+            self._sink = None
             if translated is not None:
                 translated.end(self._interrupted and not finished.ok and not finished.lost)
             if env and not finished.lost:
                 await self._silently(self._dialect.restore(env))
             return finished
         finally:
-            self._running = False
+            self._running, self._sink = False, None
 
     async def _run(self, code: str, sink: Sink) -> Finished:
         assert self._client is not None
@@ -170,12 +189,22 @@ class StockKernel:
             if any(
                 item.get("source") == "ask_exit" and not item.get("keepkernel") for item in answer.get("payload", [])
             ):
-                await self._died.wait()
+                await self._exit()
                 return Finished(ok=False, lost=True, reason=self._dead or "ended")
             return Finished(ok=answer["status"] == "ok")
         finally:
             for task in (reply, died):
                 task.cancel()
+
+    async def _exit(self) -> None:
+        """The cell asked for the kernel's end: some end by themselves, others wait for their frontend to end them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_GRACE_S):
+                await self._died.wait()
+                return
+        self._signal(signal.SIGKILL)
+        self._dead = self._dead or "it was asked to end"
+        await self._died.wait()
 
     async def _silently(self, code: str) -> None:
         assert self._client is not None
@@ -196,9 +225,13 @@ class StockKernel:
 
     def pause(self) -> None:
         self._may_read.clear()
+        if self._pipes is not None:
+            self._pipes.pause()
 
     def resume(self) -> None:
         self._may_read.set()
+        if self._pipes is not None:
+            self._pipes.resume()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child is not None and self._child.pidfd >= 0 and self._dead is None:
@@ -213,6 +246,9 @@ class StockKernel:
             self._client.stop_channels()
             self._client.context.destroy(linger=0)
             self._client = None
+        if self._pipes is not None:
+            self._pipes.close()
+            self._pipes = None
         if self._child is not None:
             self._child.close()
 

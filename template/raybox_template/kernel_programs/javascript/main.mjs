@@ -45,7 +45,9 @@ async function bundleOf(value) {
     const bundle = await value[MIME]();
     if (bundle !== null && typeof bundle === 'object') return bundle;
   }
-  return { 'text/plain': util.inspect(value, INSPECT) };
+  if (typeof value !== 'string') return { 'text/plain': util.inspect(value, INSPECT) };
+  // In one kind of quotes, whatever is in it: the pool takes that pair away.
+  return { 'text/plain': `'${util.inspect(value, { ...INSPECT, maxStringLength: Infinity }).slice(1, -1)}'` };
 }
 
 /** `display(value)`: a result beside the cell's own; with `{ raw: true }`, `value` is a MIME bundle. */
