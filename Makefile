@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin/python
+# Besides Python; Debian's packages are installed where they are missing and this is root.
+LANGUAGES ?= javascript r bash java
 MEMBERS := sdk extractor template actors cluster
 
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
@@ -26,8 +28,11 @@ $(UV):
 	@$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation $(addprefix -e ./,$(MEMBERS))
 	@touch $@
 
-setup: .venv/.installed ## install what is missing: uv, the locked environment, the default template
+setup: .venv/.installed ## install what is missing: uv, the locked environment, the default template, LANGUAGES
 	@$(RUN) -m raybox_template build default
+	@$(if $(strip $(LANGUAGES)),$(RUN) -m raybox_template languages $(LANGUAGES) >/dev/null)
+
+check format demo: LANGUAGES :=
 
 lock: $(UV) ## resolve the pins anew (requirements.lock)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
@@ -58,7 +63,7 @@ demo: setup .tools/demo-data/.installed ## the main job, on real input, from sta
 	@$(RUN) examples/demo.py .tools/demo-data/vega_datasets/_data/seattle-weather.csv
 
 bench: setup ## every benchmark, each against a peer in the same run
-	@for name in create execute cycles memory; do $(RUN) -m benchmarks.$$name || exit 1; done
+	@for name in create execute cycles memory languages; do $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean:
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache demo-output

@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _up_options(command: Command) -> Command:
     """One option per field of UpOptions; values stay text here, UpOptions checks them."""
     for one in reversed(fields(UpOptions)):
-        default = "" if one.default is None else f"  [default: {one.default:g}]" if isinstance(
+        default = "" if one.default in (None, ()) else f"  [default: {one.default:g}]" if isinstance(
             one.default, float
         ) else f"  [default: {one.default}]"  # fmt: skip
         command = click.option(

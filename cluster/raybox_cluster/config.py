@@ -22,6 +22,8 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _KEY = re.compile(r"[!-~]{8,256}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_SANDBOXES = 100_000
+#: Besides Python, whose kernel every warm sandbox has. TypeScript is spoken by JavaScript's.
+WARM_LANGUAGES = ("javascript", "r", "bash", "java")
 
 
 class OptionError(ValueError):
@@ -98,6 +100,16 @@ def _key(value: object) -> str | None:
     raise ValueError("must be 8 to 256 printable ASCII characters without spaces")  # never quote a key
 
 
+def _languages(value: object) -> tuple[str, ...]:
+    """Names in a list of a file, or with commas or spaces between them."""
+    names = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        found = tuple(dict.fromkeys(name for name in names if name))
+        if all(name in WARM_LANGUAGES for name in found):
+            return found
+    raise ValueError(f"must be names out of {', '.join(WARM_LANGUAGES)}, with commas between them")
+
+
 def _address(value: object) -> str | None:
     if value is None:
         return None
@@ -137,6 +149,9 @@ class UpOptions:
         _one_of("raybox", "ipykernel"),
         "Python kernel: `raybox` is forked ready to run, `ipykernel` is the stock one.",
         "KERNEL",
+    )
+    warm_languages: tuple[str, ...] = _option(
+        (), _languages, "Languages besides Python whose kernels warm sandboxes have parked, too.", "NAMES"
     )
     address: str | None = _option(
         None,
@@ -183,6 +198,7 @@ class UpOptions:
             sandboxes=self.sandboxes,
             warm=self.warm,
             kernel=self.kernel,
+            warm_languages=self.warm_languages,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
             default_timeout_s=self.default_timeout_s,

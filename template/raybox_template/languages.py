@@ -109,7 +109,13 @@ def _build_java(folder: Path, tools: Mapping[str, Path], lock: int) -> None:
     _run([javac, "-nowarn", "-d", folder / "classes", *sources], "compiling the Java kernel", folder, lock)
     jar = javac.parent / "jar"
     _run([jar, "cf", folder / "kernel.jar", "-C", folder / "classes", "."], "packing the Java kernel", folder, lock)
-    rehearse = [java, *JVM_OPTIONS, f"-XX:ArchiveClassesAtExit={folder / 'kernel.jsa'}", "-cp", folder / "kernel.jar"]
+    rehearse: list[str | Path] = [
+        java,
+        *JVM_OPTIONS,
+        f"-XX:ArchiveClassesAtExit={folder / 'kernel.jsa'}",
+        "-cp",
+        folder / "kernel.jar",
+    ]
     _run([*rehearse, "Kernel", *REHEARSAL], "rehearsing the Java kernel", folder, lock)
 
 

@@ -10,7 +10,6 @@ import errno
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,16 +20,15 @@ Level = Literal["on", "degraded", "missing"]
 
 #: Controllers that limits of memory, CPU and processes need.
 CONTROLLERS = ("memory", "cpu", "pids")
-#: Runtime of a language -> what to install where it is missing (Debian's names).
+#: Language -> the kernel that speaks it, as `python -m raybox_template languages` calls it.
 RUNTIMES = {
-    "python": "make setup",
-    "javascript": "nodejs",
-    "typescript": "nodejs",
-    "r": "r-base-core",
+    "python": "python",
+    "javascript": "javascript",
+    "typescript": "javascript",
+    "r": "r",
     "bash": "bash",
-    "java": "openjdk-17-jdk-headless",
+    "java": "java",
 }
-COMMANDS = {"javascript": "node", "typescript": "node", "r": "R", "bash": "bash", "java": "java"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +98,13 @@ def judge(facts: Facts) -> list[Finding]:
     else:  # no reason not to start: `raybox up` builds it
         remedy = "python -m raybox_template build default"
         found.append(Finding("template", "missing", "the default template is not built yet", remedy))
-    for language, package in RUNTIMES.items():
+    for language, kernel in RUNTIMES.items():
         path = facts.runtimes.get(language)
         if path:
-            detail = path if language == "python" else f"{path}, which this version of raybox does not use yet"
-            found.append(Finding(f"language {language}", "on", detail))
+            found.append(Finding(f"language {language}", "on", path))
         elif language != "python":
-            found.append(
-                Finding(f"language {language}", "missing", "its runtime is not installed", f"install {package}")
-            )
+            remedy = f"python -m raybox_template languages {kernel}"
+            found.append(Finding(f"language {language}", "missing", "its kernel is not installed", remedy))
     return found
 
 
@@ -176,7 +172,7 @@ def probe(run_dir: str = "/run/raybox") -> Facts:
         cgroup_writable=writable,
         run_dir_writable=_can_make(Path(run_dir)),
         template_python=python,
-        runtimes={"python": python} | {language: shutil.which(command) for language, command in COMMANDS.items()},
+        runtimes={"python": python, **_language_kernels()},
     )
 
 
@@ -280,6 +276,13 @@ def _template_python() -> str | None:
         return str(find().python)
     except TemplateError:
         return None
+
+
+def _language_kernels() -> dict[str, str | None]:
+    from raybox_template.languages import find_runtimes
+
+    found = {name: str(next(iter(one.folders), one.command[0])) for name, one in find_runtimes().items()}
+    return {language: found.get(kernel) for language, kernel in RUNTIMES.items() if language != "python"}
 
 
 def _kernel(release: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
     values: dict[str, object] = {
         "name": "two", "host": "0.0.0.0", "port": 9000, "api-key": "k" * 8, "sandboxes": 20, "warm": 3,
         "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
-        "kernel": "ipykernel",
+        "kernel": "ipykernel", "warm-languages": "r,bash",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)}
     file = tmp_path / "pool.yaml"

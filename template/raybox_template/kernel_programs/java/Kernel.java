@@ -43,7 +43,7 @@ public final class Kernel {
     private final OutputStream wire;
     private volatile boolean running;
     private volatile boolean interrupted;
-    private int count;
+    private volatile int count;
 
     /** A failure to report. */
     private record Failure(String name, String value, String traceback) {}
@@ -127,10 +127,16 @@ public final class Kernel {
         send("done", Map.of("status", failure == null ? "ok" : "error", "number", content.get("number")));
     }
 
+    /** Runs in a thread of its own. Again and again, because a snippet that is still being compiled does not hear it. */
     private void interrupt() {
-        if (running) {
+        for (int cell = count; running && count == cell; ) {
             interrupted = true;
             shell.stop();
+            try {
+                Thread.sleep(20);
+            } catch (InterruptedException never) {
+                return;
+            }
         }
     }
 
