@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from raybox_actors.agent.helpers import write_helpers
-from raybox_actors.config import NodeFacts, PoolConfig
+from raybox_actors.config import LanguageKernel, NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
 from raybox_actors.isolation.cgroup import remove_pool, this_machine
@@ -28,6 +28,7 @@ from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
+from raybox_template.languages import find_runtimes
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +123,15 @@ class NodeAgent:
             await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
-            read_only = tuple(str(prefix) for prefix in template.prefixes)
+            runtimes = await asyncio.to_thread(find_runtimes)
+            folders = [*template.prefixes, *(folder for runtime in runtimes.values() for folder in runtime.folders)]
+            languages = {name: LanguageKernel(one.command, one.protocol) for name, one in runtimes.items()}
+            read_only = tuple(map(str, folders))
             if failure := await asyncio.to_thread(layers_failure):
                 logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton), not failure)
+            self._facts = NodeFacts(
+                address, str(template.python), read_only, str(skeleton), not failure, languages=languages
+            )
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:

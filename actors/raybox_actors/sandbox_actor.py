@@ -453,6 +453,7 @@ class SandboxActor:
             self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
+                self._session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
@@ -485,6 +486,7 @@ class SandboxActor:
             cgroups=self._cgroups,
             kernel=config.kernel,
             egress=self._egress,
+            languages=facts.languages,
         )
 
     async def _destroy(self, cause: Cause) -> None:

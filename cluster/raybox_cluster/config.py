@@ -26,6 +26,8 @@ from raybox_cluster.gateway.auth import ApiKey, hash_key
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_SANDBOXES = 100_000
+#: Besides Python, whose kernel every warm sandbox has. TypeScript is spoken by JavaScript's.
+WARM_LANGUAGES = ("javascript", "r", "bash", "java")
 
 
 class OptionError(ValueError):
@@ -100,6 +102,16 @@ def _key(value: object) -> str | None:
     if isinstance(value, str) and KEY.fullmatch(value):
         return value
     raise ValueError("must be 8 to 256 printable ASCII characters without spaces")  # never quote a key
+
+
+def _languages(value: object) -> tuple[str, ...]:
+    """Names in a list of a file, or with commas or spaces between them."""
+    names = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        found = tuple(dict.fromkeys(name for name in names if name))
+        if all(name in WARM_LANGUAGES for name in found):
+            return found
+    raise ValueError(f"must be names out of {', '.join(WARM_LANGUAGES)}, with commas between them")
 
 
 def _address(value: object) -> str | None:
@@ -196,6 +208,9 @@ class UpOptions:
     network_dns: tuple[str, ...] = _option(
         (), _list(_name_servers), "Name servers that are asked for sandboxes, with commas; else each node's own.", "IPS"
     )
+    warm_languages: tuple[str, ...] = _option(
+        (), _languages, "Languages besides Python whose kernels warm sandboxes have parked, too.", "NAMES"
+    )
     address: str | None = _option(
         None,
         _address,
@@ -255,6 +270,7 @@ class UpOptions:
             network=self.network,
             network_denied_cidrs=self.network_denied_cidrs,
             network_dns=self.network_dns,
+            warm_languages=self.warm_languages,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
             default_timeout_s=self.default_timeout_s,

@@ -27,6 +27,7 @@ MAX_SLOTS_PER_NODE = 60_000
 #: Of the host, read-only; absent ones are skipped. Links among them (/bin -> usr/bin) are made as links.
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = (
+    "/etc/R",
     "/etc/alternatives",
     "/etc/fonts",
     "/etc/java-17-openjdk",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from raybox_actors.isolation.capabilities import COMMANDS, CONTROLLERS, Facts, TokenFacts
+from raybox_actors.isolation.capabilities import CONTROLLERS, RUNTIMES, Facts, TokenFacts
 
 REMOVE_LIMIT_S: Final = 2.0
 #: Of a process that is not part of any Ray.
@@ -59,8 +59,15 @@ def probe(run_dir: str = "/run/raybox", token: TokenFacts = NO_RAY) -> Facts:
         tun_failure=_try_tun(),
         nft=shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin"),
         token=token,
-        runtimes={"python": python} | {language: shutil.which(command) for language, command in COMMANDS.items()},
+        runtimes={"python": python, **_language_kernels()},
     )
+
+
+def _language_kernels() -> dict[str, str | None]:
+    from raybox_template.languages import find_runtimes
+
+    found = {name: str(next(iter(one.folders), one.command[0])) for name, one in find_runtimes().items()}
+    return {language: found.get(kernel) for language, kernel in RUNTIMES.items() if language != "python"}
 
 
 def _find_bwrap() -> str | None:

@@ -33,6 +33,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
         "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256, "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
+        "warm-languages": "r,bash",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
