@@ -367,7 +367,7 @@ async def test_faults_are_500_without_a_traceback(gateway: Gateway, error: Excep
 async def test_status_is_the_pools_own(gateway: Gateway) -> None:
     response = await gateway.client.get("/raybox/status")
     assert response.json() == {
-        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": ""}],
+        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": "", "leaks": {}}],
         "slots_by_state": {"warm": 1, "running": 1},
         "capacity": 2,
         "warm": 1,
