@@ -28,6 +28,7 @@ from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, Ray
 from raybox_actors.isolation.cgroup import this_machine
 from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
 from raybox_actors.kernels.identity import Identity
+from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
     AnswerClaim,
     ArmDeadline,
@@ -50,13 +51,16 @@ from raybox_actors.lifecycle import (
     StopAsked,
     WallsDied,
 )
+from raybox_actors.network.egress import EgressHost, EgressOptions
+from raybox_actors.network.rules import NetworkRequest, parse_request
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.session import Session, SessionOptions, open_session
+from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LogEntry,
     ResourceUsage,
     SandboxInfo,
     SlotDescription,
@@ -92,6 +96,9 @@ class SandboxActor:
         self._running_told = 0  #: what the pool was last told of the executions that run
         self._info: SandboxInfo | None = None
         self._session: Session | None = None
+        self._egress: EgressHost | None = None
+        if config.network == "egress":
+            self._egress = EgressHost(slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -102,6 +109,8 @@ class SandboxActor:
         self._identity = Identity(slot)
         self._cgroups = this_machine()
         self._manager: Any = None
+        self._log = LifeLog()
+        self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
 
     # ---- the pool's calls ----
@@ -136,6 +145,7 @@ class SandboxActor:
         """
         if not 0 < request.timeout_s <= self._config.max_timeout_s:
             raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        network = self._network(request.network, request.allow_internet_access)
         if self._life.state not in ("idle", "preparing", "warm"):
             raise SlotTaken(f"slot {self._slot} is {self._life.state}")
         entropy = secrets.token_bytes(ENTROPY_BYTES)
@@ -152,6 +162,13 @@ class SandboxActor:
             raise SlotTaken(outcome.reason)
         if outcome.outcome == "failed":
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
+        self._begin_log(sandbox_id, request, now)
+        try:
+            await self._running(sandbox_id).update_network(network)
+        except InternalError:  # nobody may get a sandbox under other rules than asked for
+            self._current(sandbox_id)
+            self._apply(KillAsked("internal"))
+            raise
         if request.env_vars:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
@@ -209,9 +226,29 @@ class SandboxActor:
         await self._on_loop(end)
 
     @ray.method(concurrency_group="control")
-    async def metrics(
-        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
-    ) -> list[ResourceUsage]:
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+
+        async def read() -> dict[str, str]:
+            self._current(sandbox_id)
+            return dict(self._env_vars)
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended not long ago."""
+
+        async def read() -> list[LogEntry]:
+            if (entries := self._log.entries(sandbox_id)) is not None:
+                return entries
+            self._current(sandbox_id)
+            return []
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
         """What the sandbox used since it was claimed, every five seconds, and now if the span is open."""
 
         async def read() -> list[ResourceUsage]:
@@ -220,6 +257,26 @@ class SandboxActor:
             return [*found, session.usage()] if end_s is None else found
 
         return await self._on_loop(read)
+
+    async def update_network(
+        self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool = True
+    ) -> None:
+        """Replace all rules of the sandbox's network. network: the contract's fields `allowOut`, `denyOut` and
+        `dnsServers`. Raises BadRequest (then nothing has changed), InternalError. Connections that are denied now have
+        been cut when this returns."""
+        wanted = self._network(network, allow_internet_access)
+        await self._running(sandbox_id).update_network(wanted)
+        info = self._current(sandbox_id)
+        kept = {name: value for name, value in (info.network or {}).items() if name == "allowPublicTraffic"}
+        allowed = self._egress is not None and allow_internet_access
+        self._info = dataclasses.replace(info, network={**kept, **network} or None, allow_internet_access=allowed)
+        self._notify()
+
+    def _network(self, network: dict[str, object] | None, allow_internet_access: bool) -> NetworkRequest:
+        request = parse_request(network or {}, allow_internet_access)
+        if self._egress is None and request.wants_network:
+            raise BadRequest(NO_NETWORK)
+        return request
 
     # ---- executions and contexts ----
 
@@ -338,12 +395,19 @@ class SandboxActor:
             owner=request.owner,
             envd_access_token=secrets.token_urlsafe(24) if request.secure else None,
             traffic_access_token=None if request.allow_public_traffic else secrets.token_urlsafe(24),
-            allow_internet_access=request.allow_internet_access,
+            allow_internet_access=self._egress is not None and request.allow_internet_access,
             network=request.network,
             auto_pause=request.auto_pause,
             node_id=self._node_id,
             idempotency_key=request.idempotency_key,
         )
+
+    def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:
+        """Of a sandbox that has just become somebody's."""
+        self._env_vars = dict(request.env_vars)
+        self._log.begin(sandbox_id)
+        self._log.add(sandbox_id, now, "sandbox created", {"template": request.template})
+        self._running(sandbox_id).on_event = lambda what, facts: self._log.add(sandbox_id, time.time(), what, facts)
 
     # ---- carrying out the machine's instructions ----
 
@@ -389,6 +453,7 @@ class SandboxActor:
             self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
+                self._session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
@@ -420,6 +485,8 @@ class SandboxActor:
             identity=self._identity,
             cgroups=self._cgroups,
             kernel=config.kernel,
+            egress=self._egress,
+            languages=facts.languages,
         )
 
     async def _destroy(self, cause: Cause) -> None:
@@ -430,6 +497,9 @@ class SandboxActor:
             await asyncio.wait({building})
         session, self._session = self._session, None
         info, self._info = self._info, None
+        if info is not None:
+            level: Level = "info" if cause in ("killed", "timeout") else "error"
+            self._log.add(info.sandbox_id, time.time(), "sandbox ended", {"cause": cause}, level)
         if session is not None:
             try:
                 await session.close(SandboxLost(info.sandbox_id, cause) if info is not None else None)

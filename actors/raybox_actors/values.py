@@ -77,6 +77,16 @@ class ResourceUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Something that happened in the life of a sandbox, for people to read. Times are unix seconds."""
+
+    at_s: float
+    level: Literal["debug", "info", "warn", "error"]
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ContextInfo:
     context_id: str
     language: str

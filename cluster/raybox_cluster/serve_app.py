@@ -117,6 +117,7 @@ class Gateway:
                     self.gateway,
                     lifespan="off",
                     access_log=False,
+                    server_header=False,  # servers inside say for themselves what they are
                     log_config=None,
                     timeout_keep_alive=KEEP_ALIVE_S,
                     timeout_graceful_shutdown=int(OWN_DRAIN_S),

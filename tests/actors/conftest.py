@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_actors.isolation.policy import WallsPolicy, layers_of
 from raybox_actors.isolation.walls import write_skeleton
@@ -59,6 +60,7 @@ def base_options(template: BuiltTemplate, run_folder: Path, zygote: ZygoteProces
     skeleton, read_only = run_folder / "etc", tuple(str(prefix) for prefix in template.prefixes)
     policy = WallsPolicy(read_only=read_only, layers=layers_of(str(skeleton), read_only), mark=f"test{os.getpid()}:0:0")
     write_skeleton(skeleton, policy)
+    write_helpers(skeleton, str(template.python))
     cgroups = this_machine()
     yield SessionOptions(0, zygote.address, str(template.python), skeleton, policy, cgroups=cgroups)
     assert cgroups is None or remove_pool(cgroups, f"test{os.getpid()}"), "a sandbox's cgroup is left"

@@ -33,6 +33,7 @@ Connect = Callable[[], Awaitable[socket.socket]]
 
 OUTPUT: Final[dict[bytes, Stream]] = {wire.STDOUT: "stdout", wire.STDERR: "stderr", wire.TERMINAL: "pty"}
 MAX_LIST_ENTRIES: Final = 100_000
+MAX_WATCH_EVENTS: Final = 20_000
 
 
 class AgentClient:
@@ -106,7 +107,15 @@ class AgentClient:
         return checked(lambda said: answers.text(said["watcher_id"]), await self._ask("create_watcher", **asked))
 
     async def watcher_events(self, watcher_id: str) -> list[WatchEvent]:
-        return checked(answers.watch_events, await self._ask("watcher_events", watcher_id=watcher_id))
+        found: list[WatchEvent] = []
+        async with self._operation("watcher_events", watcher_id=watcher_id) as connection:
+            while True:
+                kind, payload = await connection.receive()
+                if kind == wire.OK:
+                    return found
+                if kind != wire.EVENTS or len(found) > MAX_WATCH_EVENTS:
+                    raise broken("more than a list")
+                found += checked(answers.watch_events, wire.parse_json(payload))
 
     async def remove_watcher(self, watcher_id: str) -> None:
         await self._ask("remove_watcher", watcher_id=watcher_id)

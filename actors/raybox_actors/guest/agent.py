@@ -2,7 +2,8 @@
 
 Forked from the zygote on first use; root of the sandbox, one thread. Its actor holds one end of a control socket
 (packets): a packet with a descriptor is a new connection (agent_wire.py), one without is JSON that changes the
-variables of processes to come. Where the control socket ends, the agent does, and its processes with it.
+variables of processes to come. On a listening socket, `sudo` calls. Where the control socket ends, the agent does, and
+its processes with it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import walls
 from agent_files import list_dir, make_dir, read_file, stat_path, write_file
 from agent_ports import dial
 from agent_processes import Processes
+from agent_sudo import sudo
+from agent_tree import move, remove
 from agent_users import User, find_user
+from agent_watch import Watches
 from agent_wire import FAILED, OK, Connection, Failure, HungUp, failure_of
 
 #: Operations at one time; more are refused.
@@ -30,18 +34,20 @@ MAX_CONTROL_BYTES = 1 << 20
 
 
 class Agent:
-    def __init__(self, control: socket.socket, variables: dict[str, str]) -> None:
-        self.control = control
+    def __init__(self, control: socket.socket, listener: socket.socket, variables: dict[str, str]) -> None:
+        self.control, self.listener = control, listener
         self.loop = asyncio.get_running_loop()
         self.processes = Processes(variables)
         self.tasks: set[asyncio.Task[None]] = set()
         self.ended = self.loop.create_future()
-        processes = self.processes
+        processes, watches = self.processes, Watches()
         #: Answered with what they return, as OK.
         self.answered: dict[str, Callable[[dict[str, Any]], Any]] = {
             "list_processes": lambda _: processes.list(),
             "signal": processes.send_signal,
             "resize": processes.resize,
+            "create_watcher": watches.create,
+            "remove_watcher": watches.remove,
             "ping": lambda _: {"pid": os.getpid()},
         }
         self.of_user: dict[str, Callable[[dict[str, Any], User], Any]] = {"stat": stat_path, "make_dir": make_dir}
@@ -50,6 +56,8 @@ class Agent:
             "start": processes.start,
             "connect": processes.connect,
             "dial": dial,
+            "watch": watches.stream,
+            "watcher_events": watches.take,
             "input": self._then_ok(processes.send_input),
             "close_stdin": self._then_ok(lambda asked, _: processes.close_stdin(asked)),
         }
@@ -57,6 +65,8 @@ class Agent:
             "list_dir": list_dir,
             "read": read_file,
             "write": write_file,
+            "remove": remove,
+            "move": move,
         }
 
     @staticmethod
@@ -73,6 +83,7 @@ class Agent:
         walls.become_subreaper()
         self.loop.add_signal_handler(signal.SIGCHLD, self.processes.reap)
         self.loop.add_reader(self.control, self._hear)
+        self.loop.add_reader(self.listener, self._accept)
         await self.ended
 
     def _hear(self) -> None:
@@ -94,15 +105,24 @@ class Agent:
         if not fds:
             self.processes.variables = json.loads(data)["variables"]
         for fd in fds:
-            task = self.loop.create_task(self._serve(socket.socket(fileno=fd)))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._begin(self._serve(socket.socket(fileno=fd)))
 
-    async def _serve(self, sock: socket.socket) -> None:
+    def _accept(self) -> None:
+        """Somebody calls sudo."""
+        with contextlib.suppress(OSError):
+            sock, _ = self.listener.accept()
+            self._begin(self._serve(sock, sudo(sock, self.processes)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _serve(self, sock: socket.socket, work: Awaitable[None] | None = None) -> None:
         """One connection, one operation. Never raises."""
         connection = Connection(sock)
         try:
-            await self._carry_out(connection)
+            await (work or self._carry_out(connection))
         except (HungUp, TimeoutError):
             pass
         except Exception as error:
@@ -137,12 +157,12 @@ def run_agent(control_fd: int, listener_fd: int, variables: dict[str, str]) -> N
     os.close(null)
     os.umask(0o022)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    control = socket.socket(fileno=control_fd)
-    control.setblocking(False)
-    os.set_inheritable(control_fd, False)
-    os.close(listener_fd)
+    control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd)
+    for sock in (control, listener):
+        sock.setblocking(False)
+        sock.set_inheritable(False)
 
     async def serve() -> None:
-        await Agent(control, variables).run()
+        await Agent(control, listener, variables).run()
 
     asyncio.run(serve())

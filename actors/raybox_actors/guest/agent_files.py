@@ -178,7 +178,7 @@ async def list_dir(asked: dict[str, Any], user: User, connection: Connection) ->
         with acting_as(user):
             root = open_at(path, os.O_RDONLY | FOLDER)
     except NotADirectoryError:
-        raise _no_folder(path, user) from None
+        raise no_folder(path, user) from None
     except OSError as error:
         raise failure_of(error, path) from None
     walk = _walk(root, path, depth, user)
@@ -199,7 +199,8 @@ async def list_dir(asked: dict[str, Any], user: User, connection: Connection) ->
     await connection.send(END)
 
 
-def _no_folder(path: str, user: User) -> Failure:
+def no_folder(path: str, user: User) -> Failure:
+    """Why `path` cannot be looked into."""
     try:
         with acting_as(user):
             entry(path)
@@ -210,7 +211,7 @@ def _no_folder(path: str, user: User) -> Failure:
 
 def _walk(root: int, path: str, depth: int, user: User) -> Generator[dict[str, Any], None, None]:
     """Closes `root`. Between two entries, others may run."""
-    levels = [(root, path, iter(_names(root, user)))]
+    levels = [(root, path, iter(names_in(root, user)))]
     try:
         while levels:
             fd, prefix, names = levels[-1]
@@ -231,13 +232,14 @@ def _walk(root: int, path: str, depth: int, user: User) -> Generator[dict[str, A
                         inner = open_at(name, os.O_RDONLY | FOLDER | os.O_NOFOLLOW, dir_fd=fd)
                 except OSError:  # not ours to look into
                     continue
-                levels.append((inner, child, iter(_names(inner, user))))
+                levels.append((inner, child, iter(names_in(inner, user))))
     finally:
         for fd, _, _ in levels:
             os.close(fd)
 
 
-def _names(fd: int, user: User) -> list[str]:
+def names_in(fd: int, user: User) -> list[str]:
+    """Sorted; not many more than a listing may have. Empty for what may not be read."""
     names = []
     try:
         with acting_as(user), os.scandir(fd) as found:

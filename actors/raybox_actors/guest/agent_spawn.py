@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import signal
 import struct
 import termios
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
-import walls
+from agent_launcher import LAUNCHER
 from agent_users import User, acting_as, find_user, resolve
 from agent_wire import Failure
 
@@ -137,11 +135,17 @@ def execute(
     cwd: a path, or an open folder.
     """
     told, tell = os.pipe2(os.O_CLOEXEC)
-    parent = os.getpid()
+    asked = {
+        "uid": user.uid,
+        "gid": user.gid,
+        "groups": user.groups,
+        "argv": argv,
+        "environment": environment,
+        "cwd": cwd if isinstance(cwd, str) else None,
+        "terminal": terminal,
+    }
     try:
-        pid = os.fork()
-        if not pid:
-            _become(user, argv, environment, cwd, stdio, terminal, tell, parent)
+        pid = LAUNCHER.fork(asked, [*stdio, tell, *([cwd] if isinstance(cwd, int) else [])])
         os.close(tell)
         tell = -1
         words = os.read(told, 4096)
@@ -155,53 +159,3 @@ def execute(
         code, message = json.loads(words)
         raise Failure(code, message)
     return pid
-
-
-def _become(
-    user: User,
-    argv: list[str],
-    environment: dict[str, str],
-    cwd: str | int,
-    stdio: tuple[int, int, int],
-    terminal: bool,
-    tell: int,
-    parent: int,
-) -> NoReturn:
-    """In the child. Never returns."""
-    failed: tuple[str, str] = ("internal", "")
-    try:
-        signal.set_wakeup_fd(-1)
-        walls.fresh_signals()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.setsid()
-        if terminal:
-            fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
-        if isinstance(cwd, int):  # as the agent: whoever could open it was allowed to
-            os.fchdir(cwd)
-        for number, fd in enumerate(stdio):  # all else that is open here closes by itself
-            os.dup2(fd, number)
-        walls.become_user(user.uid, user.gid, list(user.groups))
-        walls.die_with_parent(parent)
-        if isinstance(cwd, str):
-            try:
-                os.chdir(cwd)
-            except OSError as error:
-                failed = ("invalid_argument", _about_cwd(cwd, error))
-                raise
-        failed = ("invalid_argument", "")
-        os.execvpe(argv[0], argv, environment)
-    except BaseException as error:
-        code, message = failed
-        if not message:
-            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else repr(error)
-            message = f"error starting process '{argv[0][:200]}': {reason}"
-        with contextlib.suppress(BaseException):
-            os.write(tell, json.dumps([code, message]).encode()[:4096])
-    finally:
-        os._exit(127)
-
-
-def _about_cwd(cwd: str, error: OSError) -> str:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"cwd '{cwd}' does not exist"
-    return f"cwd '{cwd}': {os.strerror(error.errno or 0)}"

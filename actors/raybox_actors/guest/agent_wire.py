@@ -82,6 +82,16 @@ def failure_of(error: BaseException, path: str | None = None) -> Failure:
     return Failure(code, f"{where.rstrip()}: {os.strerror(error.errno or 0)}".lstrip(": "))
 
 
+async def wait_readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
 class Connection:
     """One end of a stream socket. One reader and one writer at a time."""
 

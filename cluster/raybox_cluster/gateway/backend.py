@@ -10,6 +10,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LogEntry,
     PoolStatus,
     ResourceUsage,
     SandboxInfo,
@@ -39,6 +40,11 @@ class Backend(Protocol):
         """Deadline = now + timeout_s; 0 expires it at once."""
         ...
 
+    async def update_network(self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool) -> None:
+        """Replace the rules of the sandbox's network: `allowOut`, `denyOut` and `dnsServers` of the contract. What they
+        deny has been cut when this returns. BadRequest where they cannot hold; then nothing has changed."""
+        ...
+
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         """Start a cell (at most once per execution id) and return its first events, or none if it takes longer than
         a few milliseconds to say anything; go on with `poll`."""
@@ -61,6 +67,14 @@ class Backend(Protocol):
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
 
+    async def agent(self, sandbox_id: str) -> Agent:
+        """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
+        ...
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+        ...
+
     async def metrics(
         self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
     ) -> list[ResourceUsage]:
@@ -68,8 +82,8 @@ class Backend(Protocol):
         span is open at its end, one of this moment."""
         ...
 
-    async def agent(self, sandbox_id: str) -> Agent:
-        """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended, for a while."""
         ...
 
     async def status(self) -> PoolStatus: ...

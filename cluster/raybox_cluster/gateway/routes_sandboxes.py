@@ -39,7 +39,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         return json_response(201, wire.created_body(info))
 
     async def connect(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         timeout_s = wire.parse_connect(await body_of(request), version=_version(request), max_timeout_s=max_timeout_s)
         info, resumed = await backend.connect(sandbox_id, timeout_s)
         tokens.remember(info)
@@ -56,21 +56,27 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         return json_response(200, [wire.listed_body(info) for info in page.sandboxes], headers)
 
     async def info(request: Request) -> Response:
-        return json_response(200, wire.detail_body(await backend.info(_sandbox_id(request))))
+        return json_response(200, wire.detail_body(await backend.info(path_sandbox_id(request))))
 
     async def kill(request: Request) -> Response:
-        await backend.kill(_sandbox_id(request))
+        await backend.kill(path_sandbox_id(request))
         return Response(status_code=NO_CONTENT)
 
     async def set_timeout(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         timeout_s = wire.parse_timeout(await body_of(request), max_timeout_s=max_timeout_s)
         await backend.set_timeout(sandbox_id, timeout_s)
         return Response(status_code=NO_CONTENT)
 
     async def refresh(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         await backend.connect(sandbox_id, wire.parse_refresh(await body_of(request)))
+        return Response(status_code=NO_CONTENT)
+
+    async def update_network(request: Request) -> Response:
+        sandbox_id = path_sandbox_id(request)
+        network, internet = wire.parse_network_update(await body_of(request))
+        await backend.update_network(sandbox_id, network, internet)
         return Response(status_code=NO_CONTENT)
 
     for prefix in ("", "/v2"):
@@ -80,6 +86,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
     router.add_route("/sandboxes/{sandbox_id}", info, methods=["GET"])
     router.add_route("/sandboxes/{sandbox_id}", kill, methods=["DELETE"])
     router.add_route("/sandboxes/{sandbox_id}/timeout", set_timeout, methods=["POST"])
+    router.add_route("/sandboxes/{sandbox_id}/network", update_network, methods=["PUT"])
     router.add_route("/sandboxes/{sandbox_id}/refreshes", refresh, methods=["POST"])
     return router
 
@@ -88,7 +95,7 @@ def _version(request: Request) -> int:
     return 2 if request.scope["path"].startswith("/v2/") else 1
 
 
-def _sandbox_id(request: Request) -> str:
+def path_sandbox_id(request: Request) -> str:
     """Raises NotFound for what no sandbox can be called; clients take 404 for an answer, 400 for a failure."""
     sandbox_id: str = request.path_params["sandbox_id"]
     if not is_sandbox_id(sandbox_id):

@@ -30,6 +30,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LogEntry,
     PoolStatus,
     ResourceUsage,
     SandboxInfo,
@@ -102,6 +103,9 @@ class RayBackend:
     async def set_timeout(self, sandbox_id: str, timeout_s: float) -> None:
         await self._call("set_timeout", sandbox_id, timeout_s)
 
+    async def update_network(self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool) -> None:
+        await self._call("update_network", sandbox_id, network, allow_internet_access)
+
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         return cast(EventBatch, await self._call("execute", sandbox_id, request))
 
@@ -127,6 +131,12 @@ class RayBackend:
         self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
     ) -> list[ResourceUsage]:
         return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", await self._call("environment", sandbox_id))
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        return cast("list[LogEntry]", await self._call("logs", sandbox_id))
 
     async def agent(self, sandbox_id: str) -> Agent:
         if sandbox_id not in self._endpoints:

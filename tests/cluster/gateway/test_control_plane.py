@@ -27,7 +27,7 @@ async def test_create_answers_201_with_the_fields_of_the_contract_and_what_it_to
         "clientID": "raybox",
         "alias": "code-interpreter-v1",
         "envdVersion": "0.6.13",
-        "envdAccessToken": "envd-token",
+        "envdAccessToken": info.envd_access_token,
         "raybox": {"timings_ms": {"queued": 0.5, "ready": 2.5}, "node_id": "node-1"},
     }
     wanted = gateway.backend.created[0]
@@ -48,7 +48,7 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         "metadata": {"user": "é\u2028"},
         "envVars": {"A": "1"},
         "allow_internet_access": False,
-        "network": {"allowPublicTraffic": False, "denyOut": []},
+        "network": {"allowPublicTraffic": False, "allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"], "rules": {}},
         "autoPause": False,
         "autoResume": {"enabled": False},
         "volumeMounts": [],
@@ -63,7 +63,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
     assert wanted.env_vars == {"A": "1"}
     assert wanted.allow_internet_access is False
     assert wanted.allow_public_traffic is False
-    assert wanted.network == {"allowPublicTraffic": False}
+    rules = {"allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"]}
+    assert wanted.network == {"allowPublicTraffic": False, **rules}
     assert wanted.idempotency_key == "once-1"
 
 
@@ -76,8 +77,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         {"mcp": {"github": {}}},
         {"volumeMounts": [{"name": "a", "path": "/a"}]},
         {"iam": {"tokens": {"a": {}}}},
-        {"network": {"allowOut": ["1.1.1.1"]}},
-        {"network": {"denyOut": ["0.0.0.0/0"]}},
+        {"network": {"egressProxy": {"address": "proxy.example.org:1080"}}},
+        {"network": {"httpsPorts": [3000]}},
         {"network": {"rules": {"example.org": []}, "allowPublicTraffic": True}},
         {"network": {"maskRequestHost": "localhost:${PORT}"}},
     ],
@@ -172,7 +173,10 @@ async def test_a_limit_is_429(gateway: Gateway) -> None:
 async def test_connect_only_extends_and_tells_running_from_resumed(gateway: Gateway) -> None:
     info = await gateway.sandbox(timeout_s=100.0)
     first = await gateway.client.post(f"/v2/sandboxes/{info.sandbox_id}/connect", json={"timeout": 10})
-    assert (first.status_code, first.json()["envdAccessToken"]) == (200, "envd-token")
+    assert (first.status_code, first.json()["envdAccessToken"]) == (
+        200,
+        info.envd_access_token,
+    )
     assert gateway.backend.live[info.sandbox_id].end_at_s == info.end_at_s
     second = await gateway.client.post(f"/v2/sandboxes/{info.sandbox_id}/connect", content=b"")
     assert second.status_code == 200
@@ -200,7 +204,7 @@ async def test_info_has_every_field_and_no_null_that_crashes_a_client(gateway: G
         "metadata": {"a": "b"},
         "state": "running",
         "envdVersion": "0.6.13",
-        "envdAccessToken": "envd-token",
+        "envdAccessToken": info.envd_access_token,
         "allowInternetAccess": True,
         "lifecycle": {"autoResume": False, "onTimeout": "kill"},
         "raybox": {"node_id": "node-1", "owner": ""},
@@ -237,6 +241,24 @@ async def test_timeout_and_refreshes(gateway: Gateway) -> None:
     assert (await gateway.client.post(f"{path}/timeout", json={"timeout": -1})).status_code == 400
     assert (await gateway.client.post(f"{path}/timeout", json={"timeout": 0})).status_code == 204
     assert (await gateway.client.post(f"{path}/timeout", json={"timeout": 5})).json()["cause"] == "timeout"
+
+
+async def test_the_network_is_replaced_as_a_whole(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    path = f"/sandboxes/{info.sandbox_id}/network"
+    rules = {"allowOut": ["a.example"], "denyOut": ["0.0.0.0/0"], "dnsServers": ["9.9.9.9"]}
+    assert (await gateway.client.put(path, json=rules | {"rules": {}, "egressProxy": None})).status_code == 204
+    assert gateway.backend.live[info.sandbox_id].network == rules
+    assert (await gateway.client.put(path, json={"allow_internet_access": False})).status_code == 204
+    changed = gateway.backend.live[info.sandbox_id]
+    assert (changed.network, changed.allow_internet_access) == ({}, False)
+    body: object
+    for body in ({"allowOut": ["a.example"]}, {"denyOut": ["a.example"]}, {"egressProxy": {"address": "p:1"}}, []):
+        refused = await gateway.client.put(path, json=body)
+        assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), body
+    assert gateway.backend.live[info.sandbox_id] is changed
+    gone = await gateway.client.put("/sandboxes/unknown/network", json={})
+    assert (gone.status_code, gone.json()["code"]) == (404, 404)
 
 
 async def test_list_pages_to_the_end_and_filters(gateway: Gateway) -> None:

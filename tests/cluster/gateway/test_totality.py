@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 import raybox_actors.errors
+from raybox_actors.agent.errors import AgentError
 from raybox_actors.errors import NoCapacity, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import CreateRequest
 from raybox_cluster.gateway.app import create_app
@@ -41,6 +42,8 @@ def one(cls: type[RayboxError]) -> RayboxError:
         return cls("sandbox", "abc")
     if issubclass(cls, SandboxLost):
         return cls("abc", "oom")
+    if issubclass(cls, AgentError):
+        return cls("invalid_argument", "something")
     if issubclass(cls, NoCapacity):
         return cls("full", 1.5)
     return cls("something")
@@ -100,6 +103,9 @@ _FIELDS = [
     "autoResume",
     "allow_internet_access",
     "network",
+    "allowOut",
+    "denyOut",
+    "dnsServers",
     "metadata",
     "envVars",
     "mcp",
@@ -127,6 +133,7 @@ ROUTES = (
     ("POST", "/sandboxes/{id}/connect", 0),
     ("POST", "/sandboxes/{id}/timeout", 0),
     ("POST", "/sandboxes/{id}/refreshes", 0),
+    ("PUT", "/sandboxes/{id}/network", 0),
     ("POST", "/execute", 49999),
     ("POST", "/contexts", 49999),
     ("POST", "/files", 49983),
@@ -153,7 +160,11 @@ async def _send_all(requests: list[tuple[tuple[str, str, int], bytes]]) -> None:
             info = await backend.create(CreateRequest())
             headers = {"X-API-KEY": key}
             if port:
-                headers = {"E2b-Sandbox-Id": info.sandbox_id, "E2b-Sandbox-Port": str(port)}
+                headers = {
+                    "E2b-Sandbox-Id": info.sandbox_id,
+                    "E2b-Sandbox-Port": str(port),
+                    "X-Access-Token": info.envd_access_token or "",
+                }
             response = await client.request(
                 method, path.replace("{id}", info.sandbox_id), content=body, headers=headers
             )
