@@ -249,13 +249,8 @@ async def test_the_network_is_replaced_as_a_whole(gateway: Gateway) -> None:
     assert (await gateway.client.put(path, json={"allow_internet_access": False})).status_code == 204
     changed = gateway.backend.live[info.sandbox_id]
     assert (changed.network, changed.allow_internet_access) == ({}, False)
-    bodies: tuple[object, ...] = (
-        {"allowOut": ["a.example"]},
-        {"denyOut": ["a.example"]},
-        {"egressProxy": {"address": "p:1"}},
-        [],
-    )
-    for body in bodies:
+    body: object
+    for body in ({"allowOut": ["a.example"]}, {"denyOut": ["a.example"]}, {"egressProxy": {"address": "p:1"}}, []):
         refused = await gateway.client.put(path, json=body)
         assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), body
     assert gateway.backend.live[info.sandbox_id] is changed
