@@ -12,16 +12,23 @@ import dataclasses
 import logging
 import os
 import secrets
+import socket
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 
+from raybox_actors.agent.handshake import AgentEndpoint
+from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
+from raybox_actors.kernels.identity import Identity
+from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
     AnswerClaim,
     ArmDeadline,
@@ -48,7 +55,16 @@ from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    ResourceUsage,
+    SandboxInfo,
+    SlotDescription,
+)
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -90,7 +106,12 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
+        self._identity = Identity(slot)
+        self._cgroups = this_machine()
         self._manager: Any = None
+        self._log = LifeLog()
+        self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
+        self._agents = AgentServer(config.secret, self._agent_connection)
 
     # ---- the pool's calls ----
 
@@ -141,6 +162,7 @@ class SandboxActor:
             raise SlotTaken(outcome.reason)
         if outcome.outcome == "failed":
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
+        self._begin_log(sandbox_id, request, now)
         try:
             await self._running(sandbox_id).update_network(network)
         except InternalError:  # nobody may get a sandbox under other rules than asked for
@@ -203,6 +225,39 @@ class SandboxActor:
 
         await self._on_loop(end)
 
+    @ray.method(concurrency_group="control")
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+
+        async def read() -> dict[str, str]:
+            self._current(sandbox_id)
+            return dict(self._env_vars)
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended not long ago."""
+
+        async def read() -> list[LogEntry]:
+            if (entries := self._log.entries(sandbox_id)) is not None:
+                return entries
+            self._current(sandbox_id)
+            return []
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+        """What the sandbox used since it was claimed, every five seconds, and now if the span is open."""
+
+        async def read() -> list[ResourceUsage]:
+            session, info = self._running(sandbox_id), self._current(sandbox_id)
+            found = session.metrics(max(start_s or 0.0, info.started_at_s), end_s)
+            return [*found, session.usage()] if end_s is None else found
+
+        return await self._on_loop(read)
+
     async def update_network(
         self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool = True
     ) -> None:
@@ -253,6 +308,25 @@ class SandboxActor:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._running(sandbox_id).remove_context(context_id)
+
+    # ---- the way to the agent ----
+
+    @ray.method(concurrency_group="control")
+    async def agent_endpoint(self, sandbox_id: str, node_id: str) -> AgentEndpoint:
+        """Where a process of node `node_id` can have connections to the sandbox's agent (agent/remote.py)."""
+
+        async def find() -> AgentEndpoint:
+            self._running(sandbox_id)
+            name = self._agents.listen_unix()
+            if node_id == self._node_id:
+                return AgentEndpoint(self._node_id, name)
+            host = ray.util.get_node_ip_address()
+            return AgentEndpoint(self._node_id, name, host, self._agents.listen_tcp(host))
+
+        return await self._on_loop(find)
+
+    async def _agent_connection(self, sandbox_id: str) -> socket.socket:
+        return await self._running(sandbox_id).agent_connection()
 
     # ---- what they share ----
 
@@ -328,6 +402,13 @@ class SandboxActor:
             idempotency_key=request.idempotency_key,
         )
 
+    def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:
+        """Of a sandbox that has just become somebody's."""
+        self._env_vars = dict(request.env_vars)
+        self._log.begin(sandbox_id)
+        self._log.add(sandbox_id, now, "sandbox created", {"template": request.template})
+        self._running(sandbox_id).on_event = lambda what, facts: self._log.add(sandbox_id, time.time(), what, facts)
+
     # ---- carrying out the machine's instructions ----
 
     def _apply(self, event: Event) -> None:
@@ -369,9 +450,10 @@ class SandboxActor:
 
     async def _build(self) -> None:
         try:
-            self._session = await open_session(self._options(), lambda: self._apply(WallsDied("internal")))
+            self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
+                self._session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
@@ -380,12 +462,19 @@ class SandboxActor:
         else:
             self._apply(Prepared())
 
+    def _walls_died(self) -> None:
+        self._apply(WallsDied(self._session.death_cause() if self._session is not None else "internal"))
+
     def _options(self) -> SessionOptions:
         facts, config = self._facts, self._config
         if facts is None:
             raise InternalError("the sandbox actor has not been started")
         policy = WallsPolicy(
-            home_mib=config.disk_mib, read_only=facts.read_only, mark=f"{config.name}:{self._slot}:{self._life.epoch}"
+            limits=effective(config.limits(), facts.resources),
+            read_only=facts.read_only,
+            layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
+            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
             slot=self._slot,
@@ -393,8 +482,11 @@ class SandboxActor:
             python=facts.python,
             skeleton=Path(facts.skeleton),
             policy=policy,
+            identity=self._identity,
+            cgroups=self._cgroups,
             kernel=config.kernel,
             egress=self._egress,
+            languages=facts.languages,
         )
 
     async def _destroy(self, cause: Cause) -> None:
@@ -405,6 +497,9 @@ class SandboxActor:
             await asyncio.wait({building})
         session, self._session = self._session, None
         info, self._info = self._info, None
+        if info is not None:
+            level: Level = "info" if cause in ("killed", "timeout") else "error"
+            self._log.add(info.sandbox_id, time.time(), "sandbox ended", {"cause": cause}, level)
         if session is not None:
             try:
                 await session.close(SandboxLost(info.sandbox_id, cause) if info is not None else None)

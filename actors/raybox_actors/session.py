@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import secrets
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from raybox_actors.agent.api import Agent
+from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.helpers import listen_for_sudo
+from raybox_actors.agent.process import AgentProcess
+from raybox_actors.config import LanguageKernel
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
-from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, RayboxError
+from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
+from raybox_actors.isolation.cgroup import Cgroup, CgroupLimits, Hierarchy, create_cgroup
 from raybox_actors.isolation.policy import HOME, WallsPolicy, base_environment
 from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
 from raybox_actors.kernels.base import Kernel, KernelFailed
 from raybox_actors.kernels.forked import ForkedKernel
+from raybox_actors.kernels.identity import Identity
+from raybox_actors.kernels.languages import kernel_language, kernel_maker, normal_language
 from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.stock import StockKernel
 from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
+from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
 from raybox_actors.network.egress import Egress, EgressHost
 from raybox_actors.network.rules import NetworkRequest
-from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest
+from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ResourceUsage
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -31,12 +43,13 @@ Answer = TypeVar("Answer")
 #: Killing all there is in a sandbox takes about 5 ms. It takes for ever where a dead kernel is a zombie of somebody
 #: outside who does not reap; its memory and its mounts are gone all the same.
 CLOSE_LIMIT_S = 5.0
+#: A dead process leaves its cgroup a moment after its end is known.
+CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
 
 NO_NETWORK = (
     "network.allowOut: sandboxes of this pool have no network; leave it out, or start the pool with `--network egress`"
 )
 
-LANGUAGES = {"": "python", "python": "python", "python3": "python", "py": "python"}
 KERNELS: dict[str, Callable[[Place, str], Kernel]] = {"raybox": ForkedKernel, "ipykernel": StockKernel}
 
 
@@ -49,10 +62,13 @@ class SessionOptions:
     python: str
     skeleton: Path
     policy: WallsPolicy = field(default_factory=WallsPolicy)
+    identity: Identity | None = None  #: of the slot, if it outlives the session; else the session has one of its own
+    cgroups: Hierarchy | None = None  #: where the sandbox's groups are made; None: no limits of memory, CPU, processes
     output: OutputLimits = field(default_factory=OutputLimits)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     kernel: str = "raybox"  #: or "ipykernel"
     egress: EgressHost | None = None  #: None: no network but the sandbox's own loopback
+    languages: dict[str, LanguageKernel] = field(default_factory=dict)  #: installed besides Python
     max_contexts: int = 64
     max_waiting: int = 256  #: executions that have not ended
     unobserved_s: float = 30.0  #: a cell that nobody has asked about for this long is interrupted
@@ -62,13 +78,18 @@ class SessionOptions:
 class Session:
     """Made by `open_session`; ended by `close`. Every method runs on the loop that made it."""
 
-    def __init__(self, options: SessionOptions, walls: Walls, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self, options: SessionOptions, walls: Walls, on_death: Callable[[], None], cgroup: Cgroup | None = None
+    ) -> None:
         self.options = options
-        self._walls = walls
+        self._walls, self._cgroup = walls, cgroup
         prefix = str(Path(options.python).parent.parent)
         zygote = ZygoteClient(options.zygote_address)
         env = base_environment(prefix)
-        self._place = Place(walls, zygote, options.policy, options.slot, options.python, env)
+        identity = options.identity or Identity(options.slot)
+        self._place = Place(walls, zygote, options.policy, identity, options.python, env, cgroup)
+        self._agent = AgentProcess(self._place, self._spawn)
+        self._meter = Meter(walls, cgroup, options.policy.limits)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
@@ -80,7 +101,12 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        #: Told of what people may want to read about later: what happened, and its particulars.
+        self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
+        self._oom_kills_told = 0
         self._spawn(self._watch_walls(on_death))
+        if cgroup is not None:
+            self._spawn(self._sample())
 
     @property
     def _closing(self) -> bool:
@@ -117,6 +143,29 @@ class Session:
         if not self._closing:
             on_death()
 
+    async def _sample(self) -> None:
+        while True:
+            self._meter.sample()
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
+
+    def usage(self) -> ResourceUsage:
+        """What the sandbox uses now."""
+        return self._meter.look()
+
+    def metrics(self, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+        """What it used, every SAMPLE_INTERVAL_S, within this span of unix time."""
+        return self._meter.between(start_s, end_s)
+
+    def _oom_killed(self) -> bool:
+        """Whether the kernel has killed something inside for want of memory since this was last asked."""
+        kills = self._cgroup.oom_kills() if self._cgroup is not None else 0
+        before, self._oom_kills_told = self._oom_kills_told, kills
+        return kills > before
+
+    def death_cause(self) -> Cause:
+        """Why the walls ended, when nobody here ended them."""
+        return "oom" if self._oom_killed() else "internal"
+
     async def _ends(self, within_s: float) -> bool:
         """Whether the walls have ended by then, or are about to be closed."""
         if not self._closing:
@@ -125,8 +174,14 @@ class Session:
         return self._closing or self._walls_ended.is_set()
 
     async def park(self) -> None:
-        """Have the default Python context ready before anybody asks. Raises InternalError."""
+        """Have the default Python context ready before anybody asks. Raises InternalError.
+
+        The default JavaScript context is listed from the start, too; its kernel comes with its first cell.
+        """
         await self._default_context("python")
+        self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
+        if "javascript" in self.options.languages:
+            await self._default_context("javascript")
 
     async def attach_network(self) -> None:
         """A way to the internet, if the sandbox is to have one. Takes 20 ms, little of which is this process's. Raises
@@ -143,6 +198,23 @@ class Session:
         elif request != self._egress.request:
             await self._owned(self._egress.apply(request))
 
+    def warm(self, languages: Iterable[str]) -> None:
+        """Begin to start kernels of these languages for their default contexts; whoever needs one first waits for it.
+
+        One that is not installed, or does not start, is left to the first cell that asks for it.
+        """
+        for language in languages:
+            if kernel_language(language) in self.options.languages:
+                self._spawn(self._warm(language))
+
+    async def _warm(self, language: str) -> None:
+        context = await self._default_context(language)
+        try:
+            await context.start()
+            await context.exercise()
+        except KernelFailed as error:
+            logger.warning("no warm kernel for %s: %s", language, error)
+
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
         for context in self._contexts.values():
@@ -151,6 +223,8 @@ class Session:
     async def configure(self, env: dict[str, str]) -> None:
         """The sandbox's own environment variables: for every kernel there is and will be."""
         self._place.env = {**self._place.env, **env}
+        self._agent.set_variables(env)
+        self._place.variables = {**self._place.variables, **env}
         for context in self._contexts.values():
             await context.configure(env)
 
@@ -202,12 +276,16 @@ class Session:
 
         if execution.request.interrupt_if_unobserved:
             handle = loop.call_later(self.options.unobserved_s, look_for_observer)
+        facts = {"execution_id": execution.request.execution_id, "context_id": context.info.context_id}
+        self.on_event("execution started", facts)
         try:
             await context.run(execution)
         finally:
             if handle is not None:
                 handle.cancel()
             self._runs.pop(execution.request.execution_id, None)
+            error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
+            self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was or is no longer held."""
@@ -247,6 +325,7 @@ class Session:
         finally:
             self._starting -= 1
         self._contexts[context.info.context_id] = context
+        self.on_event("context started", {"context_id": context.info.context_id, "language": name})
         return context.info
 
     def contexts(self) -> list[ContextInfo]:
@@ -277,11 +356,21 @@ class Session:
         raise NotFound("context", context_id)
 
     def _make_context(self, language: str, cwd: str) -> Context:
-        kernel = KERNELS[self.options.kernel]
+        make: Callable[[], Kernel]
+        if language == "python":
+            make = functools.partial(KERNELS[self.options.kernel], self._place, cwd)
+        else:
+            make = kernel_maker(language, self.options.languages, self._place, cwd)
         info = ContextInfo(secrets.token_hex(16), language, cwd)
-        return Context(info, lambda: kernel(self._place, cwd), self.options.timeouts, self._ends)
+        return Context(info, make, self.options.timeouts, self._ends, self._oom_killed)
 
     async def _default_context(self, language: str) -> Context:
+        """Raises InternalError (no Python kernel), BadRequest (not installed)."""
+        language = kernel_language(language)
+        if language != "python" and language not in self._default:
+            # Its kernel comes with its first cell: nobody waits here for the start of another language's.
+            context = self._make_context(language, HOME)
+            self._default[language] = self._contexts[context.info.context_id] = context
         if found := self._default.get(language):
             return found
         async with self._default_turn:
@@ -292,7 +381,30 @@ class Session:
                 except KernelFailed as error:
                     raise InternalError(f"no kernel for the default context: {error}") from error
                 self._default[language] = self._contexts[context.info.context_id] = context
+                self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
+
+    # ---- files, processes, ports ----
+
+    def agent(self) -> Agent:
+        """Started by the first operation that is asked of it."""
+        return AgentClient(self.agent_connection, self._explain)
+
+    async def agent_connection(self) -> socket.socket:
+        """A fresh connection to the agent, the caller's to close. Raises AgentError, or what `close` was given."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self._owned(self._agent.hand_over(theirs))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    async def _explain(self) -> None:
+        if self._closing:
+            raise self._gone()
 
     # ---- end ----
 
@@ -325,6 +437,7 @@ class Session:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.wait(self._tasks)
+            await self._agent.stop()
             ended = await asyncio.gather(
                 *(context.remove() for context in self._contexts.values()), return_exceptions=True
             )
@@ -337,14 +450,35 @@ class Session:
                 await unplugged
         finally:
             self._walls.close()
+            await self._end_cgroup()
+            if self.options.identity is None:
+                self._place.identity.close()
+
+    async def _end_cgroup(self) -> None:
+        """All that was inside died with the pid namespace; this is the net below."""
+        if self._cgroup is None:
+            return
+        for _ in range(CGROUP_REMOVALS):
+            if self._cgroup.remove():
+                return
+            if killed := self._cgroup.kill():
+                logger.error("%d processes had outlived the walls of their sandbox", killed)
+            await asyncio.sleep(CGROUP_PAUSE_S)
+        logger.error("the cgroup %s cannot be removed; the node's agent will try again", self._cgroup.name)
 
 
-def normal_language(language: str | None) -> str:
-    """Raises BadRequest for one that is not there."""
-    asked = (language or "").strip().lower()
-    if found := LANGUAGES.get(asked):
-        return found
-    raise BadRequest(f"language {asked!r} is not available in this sandbox; available: python")
+def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
+    """One, or none where the machine has none."""
+    if options.cgroups is None:
+        return []
+    pool, _, rest = options.policy.mark.partition(":")
+    epoch = rest.rpartition(":")[2] or "0"
+    limits = options.policy.limits
+    try:
+        bounds = CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max)
+        return [create_cgroup(options.cgroups, pool, f"{options.slot}-{epoch}-{os.getpid()}", bounds)]
+    except OSError as error:
+        raise InternalError(f"the sandbox's cgroup could not be made: {error}") from error
 
 
 async def open_session(options: SessionOptions, on_death: Callable[[], None]) -> Session:
@@ -355,8 +489,16 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
 
     on_death: the kernels went with the walls; what ran in them is told nothing until the caller calls `close`.
     """
-    walls = start_walls(bwrap_arguments(options.policy, options.skeleton))
-    session = Session(options, walls, on_death)
+    made: list[Cgroup] = []
+    try:
+        walls = start_walls(
+            bwrap_arguments(options.policy, options.skeleton), lambda: made.extend(_make_cgroup(options))
+        )
+    except BaseException:
+        for cgroup in made:
+            cgroup.remove()
+        raise
+    session = Session(options, walls, on_death, *made)
     try:
         if options.egress is None:
             await session.park()

@@ -370,8 +370,8 @@ async def test_root_of_the_sandbox_cannot_change_rules_links_or_routes(sandbox: 
     walls = inside.driver.session._walls
     network = os.open(f"/proc/{walls.first_pid}/ns/net", os.O_RDONLY)
     try:
-        assert walls.user_namespace is not None
-        fds = [network, walls.user_namespace]
+        place = inside.driver.session._place
+        fds = [network, await place.identity.namespace(place.zygote)]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-c", AS_ROOT_INSIDE, *map(str, fds)),
             pass_fds=fds,

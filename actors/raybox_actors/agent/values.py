@@ -37,7 +37,10 @@ class EntryInfo:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """`name` is relative to the watched folder. `entry` if it was asked for and still exists."""
+    """`name` is relative to the watched folder. `entry` if it was asked for and still exists.
+
+    A write of "." means that events were lost: look at the whole folder.
+    """
 
     name: str
     kind: WatchKind

@@ -1,6 +1,6 @@
-"""`python -I guest ADDRESS PARENT IMPORT...` in a template's environment: be the zygote of that template.
+"""`python -I guest ADDRESS PARENT FILTER IMPORT...` in a template's environment: be the zygote of that template.
 
-PARENT is the pid whose end ends the zygote.
+PARENT is the pid whose end ends the zygote. FILTER is a descriptor to read the sandboxes' system call filter from.
 """
 
 import os
@@ -15,8 +15,14 @@ from zygote import main  # noqa: E402
 # User code must not import our modules by their plain names.
 sys.path.remove(folder)
 sys.path_importer_cache.pop(folder, None)
-for _name in ("zygote", "kernel", "wire", "walls"):
+
+
+def _is_ours(module: object) -> bool:
+    return str(getattr(module, "__file__", "")).startswith(folder)
+
+
+for _name in [name for name, module in sys.modules.items() if name != "__main__" and _is_ours(module)]:
     sys.modules[f"_raybox_{_name}"] = sys.modules.pop(_name)
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 
+from seccomp import Filter
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 #: Of the sandbox's first process, all but the user namespace (see `enter`) and the pid namespace (see `fork_into`).
@@ -17,6 +19,10 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 LAST_CAPABILITY = 63
+#: What `root` keeps in the sandbox's own user namespace: what it takes to own files, drop to other users and serve.
+#: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE,
+#: SETFCAP. Never SYS_ADMIN, SYS_PTRACE or NET_ADMIN; mounts, network and pids belong to another user namespace anyway.
+ROOT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31})
 CAPABILITY_VERSION_3 = 0x20080522
 
 #: uid and gid of `user` inside; each sandbox has its own range of 65,536 host ids (policy.py of the pool).
@@ -88,36 +94,69 @@ def map_ids(pid: int, first_id: int) -> None:
             os.close(fd)
 
 
-def own_folders(first_id: int, folders: list[str]) -> None:
-    """Give fresh folders of the sandbox to its user; before the user namespace is entered."""
-    for folder in folders:
-        os.chown(folder, first_id + USER_ID, first_id + USER_ID)
+def join_cgroup(fds: list[int]) -> None:
+    """Move this process, which has one thread, into the groups whose entrances these are."""
+    for fd in fds:
+        os.write(fd, b"0")
 
 
-def give_up_privileges(oom_score_adj: int, limits: dict[str, int]) -> None:
-    """Become `user` for good: ids, capabilities, bounding set, no new privileges."""
+def give_up_privileges(oom_score_adj: int, limits: dict[str, int], calls: Filter, root: bool = False) -> None:
+    """Become `user` for good: ids, capabilities, bounding set, no new privileges, system calls.
+
+    root: become the sandbox's root instead, who is nobody outside and keeps ROOT_CAPABILITIES within the sandbox.
+    """
     # Without Python's own files: what a fresh fork touches for the first time costs it several microseconds a page.
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(score, b"%d" % oom_score_adj)
     os.close(score)
     os.setgroups([])
-    for capability in range(LAST_CAPABILITY + 1):
-        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-            break  # beyond the last one that this kernel knows
-    os.setresgid(USER_ID, USER_ID, USER_ID)
-    os.setresuid(USER_ID, USER_ID, USER_ID)
+    kept = ROOT_CAPABILITIES if root else frozenset()
+    bound_capabilities(kept)
+    new_id = 0 if root else USER_ID
+    os.setresgid(new_id, new_id, new_id)
+    os.setresuid(new_id, new_id, new_id)
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    set_capabilities(kept)
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
-    # The change of ids made /proc/self root's; debuggers and profilers inside expect it to be the user's.
-    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (bound, bound))
+    calls.load()
+
+
+def be_seen() -> None:
+    """The change of ids made /proc/self root's; debuggers and profilers inside expect it to be the user's.
+
+    Not before the zygote's descriptors are closed: until then, others in the sandbox could take them from us.
+    """
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def bound_capabilities(kept: frozenset[int]) -> None:
+    """Nothing that this process or its children execute can have any capability but these."""
+    for capability in range(LAST_CAPABILITY + 1):
+        if capability not in kept and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            break  # beyond the last one that this kernel knows
+
+
+def set_capabilities(kept: frozenset[int]) -> None:
+    """Have these, and no others, permitted and effective; none inheritable."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    bits = sum(1 << capability for capability in kept)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    check(libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "capset")
+
+
+def become_user(uid: int, gid: int, groups: list[int]) -> None:
+    """From the sandbox's root to one of its users, for good; root stays what it is."""
+    os.setgroups(groups)
+    if uid:
+        bound_capabilities(frozenset())
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)  # which gives up every capability, unless it is root
 
 
 def fresh_signals() -> None:

@@ -1,12 +1,13 @@
 """RayBackend: the gateway's way to the sandboxes. One actor call per request, a create of a warm sandbox included.
 
 A create claims a slot that a look of a moment ago showed warm. Without such a hint, or when it was wrong, and when the
-caller gives an idempotency key, which only the manager can look up, the manager finds the slot.
+caller gives an idempotency key or has a quota, which only the manager can look up, the manager finds the slot.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import uuid
 from collections import OrderedDict
@@ -14,12 +15,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, cast
 
+import ray
 from ray.exceptions import ActorDiedError, RayActorError
 
 from raybox_actors import sandbox_id as ids
+from raybox_actors.agent.api import Agent
+from raybox_actors.agent.client import AgentClient
+from raybox_actors.agent.handshake import AgentEndpoint
+from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
 from raybox_cluster.pool.hints import WarmHints
 
@@ -44,6 +59,9 @@ class RayBackend:
         self._handles: OrderedDict[str, Handle] = OrderedDict()
         self._hints = WarmHints(self._look, self._connect)
         self._creates_at_manager = 0
+        #: By sandbox id, the least lately used first.
+        self._endpoints: OrderedDict[str, AgentEndpoint] = OrderedDict()
+        self._node_id = ""
 
     async def start(self) -> RayBackend:
         """Begin to look for warm sandboxes, so that the first create is as fast as any; returns itself at once. Without
@@ -54,18 +72,19 @@ class RayBackend:
     async def create(self, request: CreateRequest) -> SandboxInfo:
         try:
             # Whoever waits at the manager came before.
-            if request.idempotency_key is None and not self._creates_at_manager:
+            free = request.quota is None
+            if free and request.idempotency_key is None and not self._creates_at_manager:
                 info = await self._claim_directly(request)
                 if info is not None:
                     return info
             if request.idempotency_key is None:
                 # So that asking again, when the manager went away in the middle, cannot yield a second sandbox.
                 request = replace(request, idempotency_key=_new_key())
-            self._creates_at_manager += 1
+            self._creates_at_manager += free  # one key that is over its quota shall not slow the others down
             try:
                 return cast(SandboxInfo, await self._ask_manager(lambda manager: manager.claim.remote(request)))
             finally:
-                self._creates_at_manager -= 1
+                self._creates_at_manager -= free
         finally:
             self._hints.refresh()
 
@@ -107,6 +126,53 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", await self._call("environment", sandbox_id))
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        return cast("list[LogEntry]", await self._call("logs", sandbox_id))
+
+    async def agent(self, sandbox_id: str) -> Agent:
+        if sandbox_id not in self._endpoints:
+            await self._find_endpoint(sandbox_id)
+
+        async def connect() -> socket.socket:
+            return await self._agent_connection(sandbox_id)
+
+        async def explain() -> None:
+            await self._call("info", sandbox_id)
+
+        return AgentClient(connect, explain)
+
+    async def _agent_connection(self, sandbox_id: str) -> socket.socket:
+        for _ in range(2):
+            endpoint = self._endpoints.get(sandbox_id) or await self._find_endpoint(sandbox_id)
+            try:
+                connection = await open_connection(self._config.secret, sandbox_id, endpoint, self._own_node())
+            except Stale:  # its actor knows more
+                self._endpoints.pop(sandbox_id, None)
+            else:
+                if sandbox_id in self._endpoints:
+                    self._endpoints.move_to_end(sandbox_id)
+                return connection
+        raise InternalError("the sandbox's agent cannot be reached")
+
+    async def _find_endpoint(self, sandbox_id: str) -> AgentEndpoint:
+        endpoint = cast(AgentEndpoint, await self._call("agent_endpoint", sandbox_id, self._own_node()))
+        self._endpoints[sandbox_id] = endpoint
+        while len(self._endpoints) > HANDLES_KEPT:
+            self._endpoints.popitem(last=False)
+        return endpoint
+
+    def _own_node(self) -> str:
+        self._node_id = self._node_id or ray.get_runtime_context().get_node_id()
+        return self._node_id
 
     async def status(self) -> PoolStatus:
         return cast(PoolStatus, await self._ask_manager(lambda manager: manager.status.remote()))
