@@ -36,7 +36,14 @@ lock: $(UV) ## resolve the pins anew (requirements.lock)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --output-file template/raybox_template/environments/default.lock template/raybox_template/environments/default.in
 
-test: setup ## run the tests
+.tools/javascript/.installed: examples/javascript/package.json examples/javascript/package-lock.json
+	@mkdir -p .tools/javascript && cp $^ .tools/javascript/
+	@if command -v npm >/dev/null; then \
+		echo "setup: installing the JavaScript clients into .tools/javascript"; \
+		npm ci --prefix .tools/javascript --ignore-scripts --no-audit --no-fund --silent && touch $@; \
+	else echo "setup: there is no npm, so the JavaScript examples are not tested"; fi
+
+test: setup .tools/javascript/.installed ## run the tests
 	@$(RUN) -m pytest
 
 check: setup ## ruff, mypy strict, import-linter

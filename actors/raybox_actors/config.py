@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from raybox_actors.isolation.capabilities import Require
+from raybox_actors.isolation.policy import Limits
+
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
 
@@ -24,7 +27,13 @@ class PoolConfig:
     memory_mib: int = 1024
     disk_mib: int = 1024
     cpu_count: int = 1
+    pids_max: int = 512
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+    require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
+
+    def limits(self) -> Limits:
+        """The most that a sandbox of this pool gets; a template or a creator may say less."""
+        return Limits(cpus=self.cpu_count, memory_mib=self.memory_mib, disk_mib=self.disk_mib, pids_max=self.pids_max)
 
 
 def manager_name(config: PoolConfig) -> str:
@@ -48,3 +57,5 @@ class NodeFacts:
     python: str  #: the template's interpreter
     read_only: tuple[str, ...]  #: folders of the host that sandboxes see, at their own paths
     skeleton: str  #: folder with the sandboxes' own files of /etc
+    layers: bool = False  #: system folders can be made writable, as layers (isolation/layers.py)
+    resources: dict[str, float] = field(default_factory=dict)  #: the template's, for policy.effective

@@ -38,6 +38,7 @@ class Context:
 
     sandbox_ends: waits so many seconds at most, and tells whether the whole sandbox has ended by then. Kernels end a
     moment before it, and their executions must not be told that they are to blame.
+    oom_killed: whether the system has killed a process of the sandbox for want of memory since it was last asked.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Context:
         make_kernel: KernelFactory,
         policy: TimeoutPolicy,
         sandbox_ends: Callable[[float], Awaitable[bool]] | None = None,
+        oom_killed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.info = info
         self._make_kernel, self._policy = make_kernel, policy
-        self._sandbox_ends = sandbox_ends
+        self._sandbox_ends, self._oom_killed = sandbox_ends, oom_killed
         self._kernel: Kernel | None = None
         #: Of executions: whoever has it has the kernel to itself. First come, first served.
         self._turn = asyncio.Lock()
@@ -183,6 +185,9 @@ class Context:
         state = "the state of the context is gone" if finished.lost else "the state of the context is kept"
         if finished.lost and self._ended_by is not None:
             return self._ended_by
+        if finished.lost and self._oom_killed():
+            value = f"the sandbox ran out of memory and the kernel was killed; {state}"
+            return CodeError("OutOfMemory", value, (f"OutOfMemory: {value}",), kind="oom")
         if overdue:
             value = f"the cell did not end within {execution.request.timeout_s:g} s and was interrupted; {state}"
             return CodeError("ExecutionTimeout", value, (f"ExecutionTimeout: {value}",))

@@ -16,8 +16,13 @@ from pathlib import Path
 from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.config import NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
-from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed, sweep
+from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
+from raybox_actors.isolation.cgroup import remove_pool, this_machine
+from raybox_actors.isolation.layers import layers_failure
+from raybox_actors.isolation.leaks import LeakSweeper
+from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed
 from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
@@ -26,11 +31,24 @@ from raybox_template.build import ensure
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 10.0
+#: At the end it looks until nothing is left, but no longer than this.
+STOP_LOOKS, STOP_PAUSE_S = 20, 0.1
 #: Kernels whose zygote died are ours to reap, and whoever destroys their sandbox waits for that.
 REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+
+
+class NodeFallsShort(InternalError):
+    """This node must not host sandboxes of this pool."""
+
+
+def require_node(config: PoolConfig) -> None:
+    """Raises NodeFallsShort, with one line, when this node must not host sandboxes of such a pool. Takes 0.1 s."""
+    short = shortfalls(judge(probe(config.run_dir, token_of_ray())), config.require)
+    if short:
+        raise NodeFallsShort(f"this node falls short of what the pool requires ({config.require}): {refusal(short)}")
 
 
 class NodeAgent:
@@ -45,8 +63,8 @@ class NodeAgent:
         self._starting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._stopping = False
-        #: Orphans found and killed since the start; should stay zero.
-        self.orphans_swept = 0
+        self._cgroups = this_machine()
+        self._leaks = LeakSweeper(config.name, self._folder, self._cgroups)
 
     async def start(self) -> NodeFacts:
         """Return when the zygote is ready. Builds the template first if this node does not have it (about 20 s).
@@ -61,6 +79,8 @@ class NodeAgent:
         finally:
             ready.cancel()
         if self._facts is None or not self._ready.is_set():
+            if isinstance(self._failure, NodeFallsShort):
+                raise InternalError(str(self._failure))
             raise InternalError(f"this node's zygote cannot be started: {self._failure}")
         return self._facts
 
@@ -68,7 +88,13 @@ class NodeAgent:
         """What the sandbox actors of this node need to know; waits for the zygote."""
         return await self.start()
 
+    @property
+    def orphans_swept(self) -> int:
+        """Processes that dead actors left, found and killed since the start; should stay zero."""
+        return self._leaks.counts["processes"]
+
     async def ping(self) -> dict[str, int | bool]:
+        """Also `leaked_<kind>`: how much was found left of dead sandboxes since the start; zeros, if all is well."""
         ready = self._zygote is not None and self._zygote.alive and self._ready.is_set()
         zygote_pid = self._zygote.pid if self._zygote is not None else 0
         return {
@@ -76,13 +102,16 @@ class NodeAgent:
             "zygote_pid": zygote_pid,
             "zygote_ready": ready,
             "orphans_swept": self.orphans_swept,
+            **{f"leaked_{kind}": count for kind, count in self._leaks.counts.items()},
         }
 
     async def _run(self) -> None:
         """Keep a zygote running until `stop`; sweep and reap now and then."""
         failures = 0
         try:
-            template = await asyncio.to_thread(ensure, self._config.template)
+            template, _ = await asyncio.gather(
+                asyncio.to_thread(ensure, self._config.template), asyncio.to_thread(require_node, self._config)
+            )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
             skeleton = self._folder / "etc"
@@ -90,7 +119,9 @@ class NodeAgent:
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
             read_only = tuple(str(prefix) for prefix in template.prefixes)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
+            if failure := await asyncio.to_thread(layers_failure):
+                logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
+            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton), not failure)
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:
@@ -101,6 +132,9 @@ class NodeAgent:
                     failures, self._failure = failures + 1, error
                     logger.warning("the zygote did not start: %s", error)
                     await asyncio.sleep(failures * RETRY_DELAY_S)
+        except NodeFallsShort as error:
+            logger.warning("%s", error)
+            self._failure = error
         except Exception as error:
             logger.exception("node agent")
             self._failure = error
@@ -141,13 +175,12 @@ class NodeAgent:
         assert self._facts is not None
         own = self._zygote.pid if self._zygote is not None and self._zygote.alive else None
         try:
-            found = sweep(f"{self._config.name}:", self._facts.zygote_address, own)
+            found = self._leaks.sweep(self._facts.zygote_address, own)
         except OSError:
             logger.exception("sweep")
             return
-        for orphan in found:
-            self.orphans_swept += 1
-            logger.warning("swept an orphan: %s, pid %d", orphan.what, orphan.pid)
+        for leak in found:
+            logger.warning("left of a dead sandbox: %s: %s", leak.kind, leak.what)
 
     async def stop(self) -> None:
         """End the zygote and remove what this agent made on the node."""
@@ -159,6 +192,12 @@ class NodeAgent:
         for name in ("zygote.sock", "zygote.log"):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
+        for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago
+            if self._facts is not None:
+                self._sweep()
+            if self._cgroups is None or remove_pool(self._cgroups, self._config.name):
+                break
+            await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
             shutil.rmtree(self._folder / "etc", ignore_errors=True)
             self._folder.rmdir()

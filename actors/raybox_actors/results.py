@@ -56,7 +56,8 @@ def text_line(name: str, text: str, at: datetime | None = None) -> bytes:
 
 def error_line(event: CodeError) -> bytes:
     traceback = "".join(event.traceback)
-    return encode({"type": "error", "name": event.name, "value": event.value, "traceback": traceback})
+    line = {"type": "error", "name": event.name, "value": event.value, "traceback": traceback}
+    return encode(line | {"kind": event.kind} if event.kind else line)
 
 
 def result_line(event: Display) -> bytes:

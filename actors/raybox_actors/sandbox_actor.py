@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,10 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
+from raybox_actors.kernels.identity import Identity
+from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
     AnswerClaim,
     ArmDeadline,
@@ -49,7 +53,16 @@ from raybox_actors.lifecycle import (
 )
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import Session, SessionOptions, open_session
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    ResourceUsage,
+    SandboxInfo,
+    SlotDescription,
+)
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -88,7 +101,11 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
+        self._identity = Identity(slot)
+        self._cgroups = this_machine()
         self._manager: Any = None
+        self._log = LifeLog()
+        self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
 
     # ---- the pool's calls ----
@@ -139,6 +156,7 @@ class SandboxActor:
             raise SlotTaken(outcome.reason)
         if outcome.outcome == "failed":
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
+        self._begin_log(sandbox_id, request, now)
         if request.env_vars:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
@@ -194,6 +212,39 @@ class SandboxActor:
             await self._ended(epoch)
 
         await self._on_loop(end)
+
+    @ray.method(concurrency_group="control")
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+
+        async def read() -> dict[str, str]:
+            self._current(sandbox_id)
+            return dict(self._env_vars)
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended not long ago."""
+
+        async def read() -> list[LogEntry]:
+            if (entries := self._log.entries(sandbox_id)) is not None:
+                return entries
+            self._current(sandbox_id)
+            return []
+
+        return await self._on_loop(read)
+
+    @ray.method(concurrency_group="control")
+    async def metrics(self, sandbox_id: str, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+        """What the sandbox used since it was claimed, every five seconds, and now if the span is open."""
+
+        async def read() -> list[ResourceUsage]:
+            session, info = self._running(sandbox_id), self._current(sandbox_id)
+            found = session.metrics(max(start_s or 0.0, info.started_at_s), end_s)
+            return [*found, session.usage()] if end_s is None else found
+
+        return await self._on_loop(read)
 
     # ---- executions and contexts ----
 
@@ -319,6 +370,13 @@ class SandboxActor:
             idempotency_key=request.idempotency_key,
         )
 
+    def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:
+        """Of a sandbox that has just become somebody's."""
+        self._env_vars = dict(request.env_vars)
+        self._log.begin(sandbox_id)
+        self._log.add(sandbox_id, now, "sandbox created", {"template": request.template})
+        self._running(sandbox_id).on_event = lambda what, facts: self._log.add(sandbox_id, time.time(), what, facts)
+
     # ---- carrying out the machine's instructions ----
 
     def _apply(self, event: Event) -> None:
@@ -360,7 +418,7 @@ class SandboxActor:
 
     async def _build(self) -> None:
         try:
-            self._session = await open_session(self._options(), lambda: self._apply(WallsDied("internal")))
+            self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
@@ -371,12 +429,19 @@ class SandboxActor:
         else:
             self._apply(Prepared())
 
+    def _walls_died(self) -> None:
+        self._apply(WallsDied(self._session.death_cause() if self._session is not None else "internal"))
+
     def _options(self) -> SessionOptions:
         facts, config = self._facts, self._config
         if facts is None:
             raise InternalError("the sandbox actor has not been started")
         policy = WallsPolicy(
-            home_mib=config.disk_mib, read_only=facts.read_only, mark=f"{config.name}:{self._slot}:{self._life.epoch}"
+            limits=effective(config.limits(), facts.resources),
+            read_only=facts.read_only,
+            layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
+            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
             slot=self._slot,
@@ -384,6 +449,8 @@ class SandboxActor:
             python=facts.python,
             skeleton=Path(facts.skeleton),
             policy=policy,
+            identity=self._identity,
+            cgroups=self._cgroups,
             kernel=config.kernel,
         )
 
@@ -395,6 +462,9 @@ class SandboxActor:
             await asyncio.wait({building})
         session, self._session = self._session, None
         info, self._info = self._info, None
+        if info is not None:
+            level: Level = "info" if cause in ("killed", "timeout") else "error"
+            self._log.add(info.sandbox_id, time.time(), "sandbox ended", {"cause": cause}, level)
         if session is not None:
             try:
                 await session.close(SandboxLost(info.sandbox_id, cause) if info is not None else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine
@@ -17,16 +18,19 @@ from raybox_actors.agent.client import AgentClient
 from raybox_actors.agent.helpers import listen_for_sudo
 from raybox_actors.agent.process import AgentProcess
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
-from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, RayboxError
+from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
+from raybox_actors.isolation.cgroup import Cgroup, CgroupLimits, Hierarchy, create_cgroup
 from raybox_actors.isolation.policy import HOME, WallsPolicy, base_environment
 from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
 from raybox_actors.kernels.base import Kernel, KernelFailed
 from raybox_actors.kernels.forked import ForkedKernel
+from raybox_actors.kernels.identity import Identity
 from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.stock import StockKernel
 from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
-from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest
+from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
+from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ResourceUsage
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -34,6 +38,8 @@ Answer = TypeVar("Answer")
 #: Killing all there is in a sandbox takes about 5 ms. It takes for ever where a dead kernel is a zombie of somebody
 #: outside who does not reap; its memory and its mounts are gone all the same.
 CLOSE_LIMIT_S = 5.0
+#: A dead process leaves its cgroup a moment after its end is known.
+CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
 
 LANGUAGES = {"": "python", "python": "python", "python3": "python", "py": "python"}
 KERNELS: dict[str, Callable[[Place, str], Kernel]] = {"raybox": ForkedKernel, "ipykernel": StockKernel}
@@ -48,6 +54,8 @@ class SessionOptions:
     python: str
     skeleton: Path
     policy: WallsPolicy = field(default_factory=WallsPolicy)
+    identity: Identity | None = None  #: of the slot, if it outlives the session; else the session has one of its own
+    cgroups: Hierarchy | None = None  #: where the sandbox's groups are made; None: no limits of memory, CPU, processes
     output: OutputLimits = field(default_factory=OutputLimits)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     kernel: str = "raybox"  #: or "ipykernel"
@@ -60,14 +68,18 @@ class SessionOptions:
 class Session:
     """Made by `open_session`; ended by `close`. Every method runs on the loop that made it."""
 
-    def __init__(self, options: SessionOptions, walls: Walls, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self, options: SessionOptions, walls: Walls, on_death: Callable[[], None], cgroup: Cgroup | None = None
+    ) -> None:
         self.options = options
-        self._walls = walls
+        self._walls, self._cgroup = walls, cgroup
         prefix = str(Path(options.python).parent.parent)
         zygote = ZygoteClient(options.zygote_address)
         env = base_environment(prefix)
-        self._place = Place(walls, zygote, options.policy, options.slot, options.python, env)
+        identity = options.identity or Identity(options.slot)
+        self._place = Place(walls, zygote, options.policy, identity, options.python, env, cgroup)
         self._agent = AgentProcess(self._place, self._spawn)
+        self._meter = Meter(walls, cgroup, options.policy.limits)
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
@@ -78,7 +90,12 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        #: Told of what people may want to read about later: what happened, and its particulars.
+        self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
+        self._oom_kills_told = 0
         self._spawn(self._watch_walls(on_death))
+        if cgroup is not None:
+            self._spawn(self._sample())
 
     @property
     def _closing(self) -> bool:
@@ -114,6 +131,29 @@ class Session:
         self._walls_ended.set()
         if not self._closing:
             on_death()
+
+    async def _sample(self) -> None:
+        while True:
+            self._meter.sample()
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
+
+    def usage(self) -> ResourceUsage:
+        """What the sandbox uses now."""
+        return self._meter.look()
+
+    def metrics(self, start_s: float | None, end_s: float | None) -> list[ResourceUsage]:
+        """What it used, every SAMPLE_INTERVAL_S, within this span of unix time."""
+        return self._meter.between(start_s, end_s)
+
+    def _oom_killed(self) -> bool:
+        """Whether the kernel has killed something inside for want of memory since this was last asked."""
+        kills = self._cgroup.oom_kills() if self._cgroup is not None else 0
+        before, self._oom_kills_told = self._oom_kills_told, kills
+        return kills > before
+
+    def death_cause(self) -> Cause:
+        """Why the walls ended, when nobody here ended them."""
+        return "oom" if self._oom_killed() else "internal"
 
     async def _ends(self, within_s: float) -> bool:
         """Whether the walls have ended by then, or are about to be closed."""
@@ -187,12 +227,16 @@ class Session:
 
         if execution.request.interrupt_if_unobserved:
             handle = loop.call_later(self.options.unobserved_s, look_for_observer)
+        facts = {"execution_id": execution.request.execution_id, "context_id": context.info.context_id}
+        self.on_event("execution started", facts)
         try:
             await context.run(execution)
         finally:
             if handle is not None:
                 handle.cancel()
             self._runs.pop(execution.request.execution_id, None)
+            error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
+            self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was or is no longer held."""
@@ -232,6 +276,7 @@ class Session:
         finally:
             self._starting -= 1
         self._contexts[context.info.context_id] = context
+        self.on_event("context started", {"context_id": context.info.context_id, "language": name})
         return context.info
 
     def contexts(self) -> list[ContextInfo]:
@@ -264,7 +309,7 @@ class Session:
     def _make_context(self, language: str, cwd: str) -> Context:
         kernel = KERNELS[self.options.kernel]
         info = ContextInfo(secrets.token_hex(16), language, cwd)
-        return Context(info, lambda: kernel(self._place, cwd), self.options.timeouts, self._ends)
+        return Context(info, lambda: kernel(self._place, cwd), self.options.timeouts, self._ends, self._oom_killed)
 
     async def _default_context(self, language: str) -> Context:
         if found := self._default.get(language):
@@ -277,6 +322,7 @@ class Session:
                 except KernelFailed as error:
                     raise InternalError(f"no kernel for the default context: {error}") from error
                 self._default[language] = self._contexts[context.info.context_id] = context
+                self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
 
     # ---- files, processes, ports ----
@@ -342,6 +388,21 @@ class Session:
                 logger.error("something in the sandbox is dead and not reaped; going on without it")
         finally:
             self._walls.close()
+            await self._end_cgroup()
+            if self.options.identity is None:
+                self._place.identity.close()
+
+    async def _end_cgroup(self) -> None:
+        """All that was inside died with the pid namespace; this is the net below."""
+        if self._cgroup is None:
+            return
+        for _ in range(CGROUP_REMOVALS):
+            if self._cgroup.remove():
+                return
+            if killed := self._cgroup.kill():
+                logger.error("%d processes had outlived the walls of their sandbox", killed)
+            await asyncio.sleep(CGROUP_PAUSE_S)
+        logger.error("the cgroup %s cannot be removed; the node's agent will try again", self._cgroup.name)
 
 
 def normal_language(language: str | None) -> str:
@@ -352,6 +413,20 @@ def normal_language(language: str | None) -> str:
     raise BadRequest(f"language {asked!r} is not available in this sandbox; available: python")
 
 
+def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
+    """One, or none where the machine has none."""
+    if options.cgroups is None:
+        return []
+    pool, _, rest = options.policy.mark.partition(":")
+    epoch = rest.rpartition(":")[2] or "0"
+    limits = options.policy.limits
+    try:
+        bounds = CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max)
+        return [create_cgroup(options.cgroups, pool, f"{options.slot}-{epoch}-{os.getpid()}", bounds)]
+    except OSError as error:
+        raise InternalError(f"the sandbox's cgroup could not be made: {error}") from error
+
+
 async def open_session(options: SessionOptions, on_death: Callable[[], None]) -> Session:
     """Build walls and park a Python kernel in them. `on_death` is called once if the walls end without `close`.
 
@@ -360,8 +435,16 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
 
     on_death: the kernels went with the walls; what ran in them is told nothing until the caller calls `close`.
     """
-    walls = start_walls(bwrap_arguments(options.policy, options.skeleton))
-    session = Session(options, walls, on_death)
+    made: list[Cgroup] = []
+    try:
+        walls = start_walls(
+            bwrap_arguments(options.policy, options.skeleton), lambda: made.extend(_make_cgroup(options))
+        )
+    except BaseException:
+        for cgroup in made:
+            cgroup.remove()
+        raise
+    session = Session(options, walls, on_death, *made)
     try:
         await session.park()
     except BaseException:

@@ -12,6 +12,15 @@ DEFAULT_TEMPLATE = "code-interpreter-v1"
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What the live sandboxes of one API key may add up to; None: no bound but the pool's own size."""
+
+    sandboxes: int | None = None
+    cpu: float | None = None  #: sum of `SandboxInfo.cpu_count`
+    memory_mib: int | None = None  #: sum of `SandboxInfo.memory_mib`
+
+
+@dataclass(frozen=True, slots=True)
 class CreateRequest:
     """What a caller asks for. `timeout_s` counts from the claim; times on the wire are whole seconds."""
 
@@ -20,6 +29,7 @@ class CreateRequest:
     metadata: dict[str, str] = field(default_factory=dict)
     env_vars: dict[str, str] = field(default_factory=dict)
     owner: str = ""  #: name of the API key that created it
+    quota: Quota | None = None  #: of that key; with one, only the pool manager may find the slot
     secure: bool = True  #: issue an envd access token (v1 clients may decline)
     allow_public_traffic: bool = True
     allow_internet_access: bool = True  #: as asked; the walls have no network yet
@@ -42,8 +52,8 @@ class SandboxInfo:
     memory_mib: int
     disk_mib: int
     owner: str = ""
-    envd_access_token: str | None = None
-    traffic_access_token: str | None = None
+    envd_access_token: str | None = field(default=None, repr=False)  # what is logged must not open a sandbox
+    traffic_access_token: str | None = field(default=None, repr=False)
     allow_internet_access: bool = True
     network: dict[str, object] | None = None
     auto_pause: bool = False
@@ -64,6 +74,16 @@ class ResourceUsage:
     memory_cache_bytes: int
     disk_used_bytes: int
     disk_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Something that happened in the life of a sandbox, for people to read. Times are unix seconds."""
+
+    at_s: float
+    level: Literal["debug", "info", "warn", "error"]
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +152,8 @@ class NodeStatus:
     alive: bool
     zygote_ready: bool
     slots: int
+    problem: str = ""  #: why it hosts no sandboxes, in one line
+    leaks: dict[str, int] = field(default_factory=dict)  #: found left of dead sandboxes, by kind; should stay zero
 
 
 @dataclass(frozen=True, slots=True)

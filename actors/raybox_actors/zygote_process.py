@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.policy import base_environment
-from raybox_actors.isolation.walls import readable
+from raybox_actors.isolation.walls import open_filter, readable
 
 GUEST = Path(__file__).parent / "guest"
 #: What a first cell of the default template touches. An import that is missing in the template is left out there.
@@ -63,8 +63,9 @@ def spawn_zygote(python: str, address: str, log: Path, imports: tuple[str, ...] 
     """
     prefix = str(Path(python).parent.parent)
     environment = {**base_environment(prefix), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    command = [python, "-I", "-Xfrozen_modules=off", str(GUEST), address, str(os.getpid()), *imports]
-    with log.open("ab") as errors:
+    program = open_filter()
+    command = [python, "-I", "-Xfrozen_modules=off", str(GUEST), address, str(os.getpid()), str(program), *imports]
+    with log.open("ab") as errors, os.fdopen(program, "rb"):
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -73,5 +74,6 @@ def spawn_zygote(python: str, address: str, log: Path, imports: tuple[str, ...] 
             env=environment,
             cwd="/",
             start_new_session=True,
+            pass_fds=[program],
         )
     return ZygoteProcess(process, address, log)

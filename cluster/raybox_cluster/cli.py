@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -22,6 +22,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _up_options(command: Command) -> Command:
     """One option per field of UpOptions; values stay text here, UpOptions checks them."""
     for one in reversed(fields(UpOptions)):
+        if not one.metadata["value_name"]:  # too much for a command line, which others can read
+            continue
         default = "" if one.default is None else f"  [default: {one.default:g}]" if isinstance(
             one.default, float
         ) else f"  [default: {one.default}]"  # fmt: skip
@@ -135,12 +137,28 @@ def run_command(
     sys.exit(run(url, api_key, code, language, output, timeout))
 
 
+@cli.command("key")
+def key_command() -> None:
+    """Make an API key. Its hash is what the YAML file of `raybox up` needs; the key itself is shown once, here."""
+    from raybox_cluster.gateway.auth import hash_key, new_key
+
+    key = new_key()
+    click.echo(f"key     {key}\nsha256  {hash_key(key)}")
+
+
 @cli.command("doctor")
-def doctor_command() -> None:
-    """What this machine offers for isolating sandboxes. Exit code 1 when no pool can start here."""
+@click.option(
+    "--require",
+    type=click.Choice(["standard", "strict"]),
+    default="standard",
+    help="What the pool would require.  [default: standard]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor_command(require: Literal["standard", "strict"], as_json: bool) -> None:
+    """What this machine offers for isolating sandboxes. Exit code 1 when no such pool can start here."""
     from raybox_cluster.cli_doctor import doctor
 
-    report, can_start = doctor()
+    report, can_start = doctor(require, as_json)
     click.echo(report)
     sys.exit(0 if can_start else 1)
 

@@ -21,10 +21,12 @@ from typing import NoReturn
 
 import click
 
+from raybox_actors.isolation.capabilities import Finding, TokenFacts, judge, refusal, shortfalls, warnings
+from raybox_actors.isolation.probes import NO_RAY, probe
 from raybox_cluster import cli_processes, cli_state
 from raybox_cluster.cli_state import PoolRecord, UserError
-from raybox_cluster.config import UpOptions
-from raybox_cluster.gateway.auth import hash_key, new_key
+from raybox_cluster.config import UpOptions, default_run_dir
+from raybox_cluster.gateway.auth import new_key
 
 Progress = Callable[[str], None]
 
@@ -86,7 +88,7 @@ def _up_own(options: UpOptions, progress: Progress, ready: Callable[[PoolRecord]
             with cli_state.starting(options.name):
                 refuse_second(options.name, progress)
                 held, options = _reserve_port(options)
-                _require_isolation()
+                _require_isolation(options, NO_RAY, progress)
                 _require_template(progress)
                 record = _new_record(options)
                 cleanups.callback(cli_state.remove, options.name)
@@ -128,7 +130,7 @@ def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, clean
 
     config = options.pool(secrets.token_bytes(32))
     cleanups.callback(_quietly, lambda: take_down_own(config))
-    deployed = deploy(options, config, hash_key(record.api_key), own_ray=True, progress=progress)
+    deployed = deploy(options, config, options.keys(record.api_key), own_ray=True, progress=progress)
     return replace(record, url=deployed.url, ready=True)
 
 
@@ -141,6 +143,7 @@ def _up_joined(options: UpOptions, detach: bool, progress: Progress, ready: Call
             with cli_state.starting(options.name):
                 refuse_second(options.name, progress)
                 _import_ray()
+                from raybox_cluster import ray_access
                 from raybox_cluster.deploy import deploy, join, take_down
 
                 assert options.address is not None
@@ -148,10 +151,12 @@ def _up_joined(options: UpOptions, detach: bool, progress: Progress, ready: Call
                 cleanups.callback(_shutdown_ray)
                 _catch_signals()
                 progress(f"joined the Ray cluster at {address}")
+                token = ray_access.token_facts(address)
+                _require_isolation(options, token, progress, *ray_access.judge_serve(ray_access.serve_host()))
                 config = options.pool(secrets.token_bytes(32))
                 record = replace(_new_record(options), own_ray=False, ray_address=address, folder="", token_path="")
                 with ExitStack() as on_failure:
-                    deployed = deploy(options, config, hash_key(record.api_key), own_ray=False, progress=progress)
+                    deployed = deploy(options, config, options.keys(record.api_key), own_ray=False, progress=progress)
                     on_failure.callback(_quietly, lambda: take_down(config, deployed.started_serve))
                     record = replace(
                         record,
@@ -314,14 +319,15 @@ def _reserve_port(options: UpOptions) -> tuple[socket.socket, UpOptions]:
     return held, replace(options, port=held.getsockname()[1])
 
 
-def _require_isolation() -> None:
-    from raybox_actors.isolation.capabilities import judge, probe
-
-    for finding in judge(probe()):
-        if finding.blocks:
-            raise UserError(
-                f"this machine cannot isolate sandboxes: {finding.name}: {finding.detail}; see `raybox doctor`"
-            )
+def _require_isolation(options: UpOptions, token: TokenFacts, progress: Progress, *further: Finding) -> None:
+    """Raises UserError when this machine, or what `further` is about, falls short of what the options require."""
+    findings = [*judge(probe(default_run_dir(), token)), *further]
+    short = shortfalls(findings, options.require)
+    if short:
+        strict = " as strictly as required" if options.require == "strict" else ""
+        raise UserError(f"this machine cannot isolate sandboxes{strict}: {refusal(short)}; see `raybox doctor`")
+    for finding in warnings(findings):
+        progress(f"warning: {finding.name}: {finding.detail} -> {finding.remedy}")
 
 
 def _require_template(progress: Progress) -> None:

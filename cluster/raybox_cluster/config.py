@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from raybox_actors.config import PoolConfig
+from raybox_actors.isolation.capabilities import Require
+from raybox_cluster.config_keys import DEFAULT_KEY_NAME, KEY, parse_api_keys
+from raybox_cluster.gateway.auth import ApiKey, hash_key
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_KEY = re.compile(r"[!-~]{8,256}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_SANDBOXES = 100_000
 
@@ -93,7 +95,7 @@ def _one_of(*words: str) -> Callable[[object], str]:
 def _key(value: object) -> str | None:
     if value is None:
         return None
-    if isinstance(value, str) and _KEY.fullmatch(value):
+    if isinstance(value, str) and KEY.fullmatch(value):
         return value
     raise ValueError("must be 8 to 256 printable ASCII characters without spaces")  # never quote a key
 
@@ -117,6 +119,7 @@ def _address(value: object) -> str | None:
 
 
 def _option(default: object, check: Callable[[object], object], hint: str, value_name: str) -> Any:
+    """`value_name` empty: only for the file."""
     return field(default=default, metadata={"check": check, "help": hint, "value_name": value_name})
 
 
@@ -127,7 +130,16 @@ class UpOptions:
     name: str = _option("raybox", _name, "Name of the pool; two pools of different names can run side by side.", "NAME")
     host: str = _option("127.0.0.1", _host, "Where to listen. 0.0.0.0 lets other machines in.", "HOST")
     port: int = _option(8000, _whole(0, 65_535), "Port to listen on; 0 picks a free one.", "PORT")
-    api_key: str | None = _option(None, _key, "Key that callers must send; generated if not given.", "KEY")
+    api_key: str | None = _option(
+        None, _key, "Key of the pool's admin, generated if not given. Others see it in `ps`: better in a file.", "KEY"
+    )
+    api_keys: tuple[ApiKey, ...] = _option((), parse_api_keys, "Further keys, with quotas; see docs/operations.md.", "")
+    require: Require = _option(  # noqa: RUF009  # as all the others; ruff takes a Literal for mutable
+        "standard",
+        _one_of("standard", "strict"),
+        "`strict` refuses nodes and clusters that lack any mechanism of isolation.",
+        "LEVEL",
+    )
     sandboxes: int = _option(
         8, _whole(1, MAX_SANDBOXES), "The most sandboxes that may live at once, over all nodes.", "N"
     )
@@ -138,6 +150,12 @@ class UpOptions:
         "Python kernel: `raybox` is forked ready to run, `ipykernel` is the stock one.",
         "KERNEL",
     )
+    cpu: int = _option(1, _whole(1, 1024), "Cores that a sandbox may use, as a quota of time.", "CORES")
+    memory_mib: int = _option(
+        1024, _whole(64, 1 << 24), "Memory of a sandbox's processes; its files have --disk-mib more.", "MIB"
+    )
+    disk_mib: int = _option(1024, _whole(16, 1 << 24), "Files of a sandbox, which are in memory, too.", "MIB")
+    pids_max: int = _option(512, _whole(16, 1 << 20), "Processes and threads of a sandbox.", "N")
     address: str | None = _option(
         None,
         _address,
@@ -162,12 +180,18 @@ class UpOptions:
                 raise OptionError(option_name(one.name), str(error)) from None
         if self.warm > self.sandboxes:
             raise OptionError("warm", f"{self.warm} sandboxes cannot be kept ready out of {self.sandboxes}")
+        if self.api_key is not None and any(one.sha256 == hash_key(self.api_key) for one in self.api_keys):
+            raise OptionError("api-keys", "one of them is the key of --api-key")
         if self.default_timeout_s > self.max_timeout_s:
             raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
 
     def __repr__(self) -> str:
         shown = ((one.name, getattr(self, one.name)) for one in fields(self))
-        return f"UpOptions({', '.join(f'{n}={v!r}' for n, v in shown if n != 'api_key')})"
+        return f"UpOptions({', '.join(f'{n}={v!r}' for n, v in shown if n not in ('api_key', 'api_keys'))})"
+
+    def keys(self, api_key: str) -> tuple[ApiKey, ...]:
+        """Every key of the pool; `api_key` is the one that was given, or made, for its admin."""
+        return (ApiKey(DEFAULT_KEY_NAME, hash_key(api_key), admin=True), *self.api_keys)
 
     @property
     def url_host(self) -> str:
@@ -183,6 +207,11 @@ class UpOptions:
             sandboxes=self.sandboxes,
             warm=self.warm,
             kernel=self.kernel,
+            cpu_count=self.cpu,
+            memory_mib=self.memory_mib,
+            disk_mib=self.disk_mib,
+            pids_max=self.pids_max,
+            require=self.require,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
             default_timeout_s=self.default_timeout_s,

@@ -14,6 +14,7 @@ from typing import Any
 from raybox_actors.config import NAMESPACE, PoolConfig
 from raybox_cluster.cli_state import UserError
 from raybox_cluster.config import UpOptions
+from raybox_cluster.gateway.auth import ApiKey
 
 #: What Serve and the actors need to start, at worst, on a small and busy machine.
 START_LIMIT_S = 120.0
@@ -51,7 +52,9 @@ def join(address: str) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def deploy(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool, progress: Progress) -> Deployed:
+def deploy(
+    options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool, progress: Progress
+) -> Deployed:
     """Start the pool and its gateway, side by side, and return when both answer.
 
     own_ray: this Ray is ours, so the gateway listens on the user's port by itself; otherwise it is reached through the
@@ -69,11 +72,11 @@ def deploy(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool,
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 
     def gateway() -> Deployed:
-        deployed = _deploy_gateway(options, config, key_hash, own_ray)
+        deployed = _deploy_gateway(options, config, keys, own_ray)
         say(f"gateway answers at {deployed.url}")
         return deployed
 
-    details = None if own_ray else _serve_details()
+    details = None if own_ray else serve_details()
     if details is not None:  # before anything is started, so that what a failure takes down is ours
         _refuse_conflicts(details, config.name)
 
@@ -101,7 +104,7 @@ def take_down(config: PoolConfig, started_serve: bool) -> None:
 
     from raybox_cluster.pool.manager import teardown_pool
 
-    details = _serve_details()
+    details = serve_details()
     others = set() if details is None else details["applications"].keys() - {application_name(config.name)}
     if details is not None and application_name(config.name) in details["applications"]:
         serve.delete(application_name(config.name))
@@ -117,13 +120,13 @@ def take_down_own(config: PoolConfig) -> None:
     teardown_pool(config)
 
 
-def _deploy_gateway(options: UpOptions, config: PoolConfig, key_hash: str, own_ray: bool) -> Deployed:
+def _deploy_gateway(options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool) -> Deployed:
     from ray import serve
 
     from raybox_cluster.serve_app import KEEP_ALIVE_S, Listener, application
 
     name = application_name(config.name)
-    details = None if own_ray else _serve_details()
+    details = None if own_ray else serve_details()
     if details is None:
         serve.start(
             # No proxy: the gateway has a listener of its own, and a proxy is one more process to start.
@@ -132,7 +135,7 @@ def _deploy_gateway(options: UpOptions, config: PoolConfig, key_hash: str, own_r
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
     listener = Listener(options.host, options.port) if own_ray else None
-    target = serve.RunTarget(application(config, {config.name: key_hash}, listener), name=name, route_prefix="/")
+    target = serve.RunTarget(application(config, keys, listener), name=name, route_prefix="/")
     # Serve's own wait looks once a second; ours below looks all the time.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     own_url = f"http://{options.url_host}:{options.port}"
@@ -174,7 +177,7 @@ def _wait_for_gateway(find_url: Callable[[], str | None], application: str) -> s
             time.sleep(0.02)
 
 
-def _serve_details() -> dict[str, Any] | None:
+def serve_details() -> dict[str, Any] | None:
     """What Serve says of itself, as its REST interface gives it; None when no Serve runs in this cluster."""
     # The public way to the same needs the dashboard, which a cluster may not have.
     from ray.serve.context import _get_global_client
@@ -188,7 +191,7 @@ def _serve_url(application: str) -> str | None:
 
     Proxies, HAProxy, or with direct ingress the replica itself: Serve's target groups know.
     """
-    details = _serve_details() or {}
+    details = serve_details() or {}
     host = str((details.get("http_options") or {}).get("host") or "0.0.0.0")  # noqa: S104  # compared, not bound
     for group in details.get("target_groups") or ():
         if str(group["protocol"]).upper().endswith("HTTP") and group.get("app_name", "") in ("", application):

@@ -34,6 +34,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from raybox_actors.config import PoolConfig
+from raybox_cluster.gateway.auth import ApiKey
 
 #: Clients keep idle connections for up to 300 s; closing them first shows up there as a reset now and then.
 KEEP_ALIVE_S = 640
@@ -96,17 +97,17 @@ async def listening(where: Listener) -> socket.socket:
 @serve.deployment(name="Gateway")
 @serve.ingress()
 class Gateway:
-    """One replica. `key_hashes`: names of API keys and their hashes; the keys themselves stay out of Ray."""
+    """One replica. `keys` have hashes; the keys themselves stay out of Ray."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: PoolConfig, key_hashes: dict[str, str], listener: Listener | None
+        self, config: PoolConfig, keys: tuple[ApiKey, ...], listener: Listener | None
     ) -> None:
         from raybox_cluster.gateway.app import create_app
         from raybox_cluster.gateway.auth import ApiKeys
         from raybox_cluster.pool.backend_ray import RayBackend
 
         self.gateway: ASGIApp = create_app(
-            await RayBackend(config).start(), ApiKeys(key_hashes), max_timeout_s=config.max_timeout_s
+            await RayBackend(config).start(), ApiKeys(keys), max_timeout_s=config.max_timeout_s
         )
         self.serving: asyncio.Task[None] | None = None
         if listener is not None:
@@ -116,6 +117,7 @@ class Gateway:
                     self.gateway,
                     lifespan="off",
                     access_log=False,
+                    server_header=False,  # servers inside say for themselves what they are
                     log_config=None,
                     timeout_keep_alive=KEEP_ALIVE_S,
                     timeout_graceful_shutdown=int(OWN_DRAIN_S),
@@ -140,7 +142,7 @@ class Gateway:
                 await self.serving
 
 
-def application(config: PoolConfig, key_hashes: dict[str, str], listener: Listener | None) -> Any:
+def application(config: PoolConfig, keys: tuple[ApiKey, ...], listener: Listener | None) -> Any:
     """The Serve application of one pool. `listener` None: reachable through Serve's proxies only."""
     return Gateway.options(  # type: ignore[attr-defined]  # the decorators of Serve are not typed
         num_replicas=1,
@@ -152,4 +154,4 @@ def application(config: PoolConfig, key_hashes: dict[str, str], listener: Listen
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 0},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
-    ).bind(config, key_hashes, listener)
+    ).bind(config, keys, listener)

@@ -22,3 +22,9 @@ FRAME_KEY_CHARS_MAX = 200  # of one column's name
 # Saving an image also displays it. Beyond these it is only saved.
 SAVED_IMAGES_SHOWN_MAX = 20  # in one cell
 SAVED_IMAGE_PIXELS_MAX = 16_000_000
+
+# A figure's data beyond these is cut: points say so in their series' label, elements in the chart's title.
+CHART_POINTS_MAX = 20_000  # points of lines and scatters, and outliers of boxes, in one figure
+CHART_ELEMENTS_MAX = 2_000  # series, bars, wedges, boxes and charts in one figure
+CHART_TICKS_MAX = 1_000  # on one axis
+CHART_TEXT_CHARS_MAX = 1_000  # of one title, label or category

@@ -1,4 +1,4 @@
-"""pandas data frames to plain data: a dict from column to list of values."""
+"""Data frames of pandas and polars to plain data: a dict from column to list of values."""
 
 from __future__ import annotations
 
@@ -18,30 +18,46 @@ MIME = "e2b/data"
 TRUNCATED = "__truncated__"
 
 
-def extract_frame(frame: Any) -> dict[str, list[Any]]:
-    """A pandas DataFrame as a dict from column name to the list of its values, all lists of one length.
+def extract_frame(frame: Any, index: bool = False) -> dict[str, list[Any]]:
+    """A pandas or polars DataFrame as a dict from column name to the list of its values, all lists of one length.
 
-    Dates and times become ISO 8601 text; NaN, NaT, NA and infinities None; what JSON does not know becomes text. The
-    index is left out. Of columns with the same name the second is called `name.1`; the levels of a MultiIndex are
-    joined with " / ". A frame that crosses a bound of `_limits` loses rows or columns from its end, and a column
-    `__truncated__` says so.
+    Dates and times become ISO 8601 text; NaN, NaT, NA and infinities None; what JSON does not know becomes text. Of
+    columns with the same name the second is called `name.1`; the levels of a MultiIndex are joined with " / ". A frame
+    that crosses a bound of `_limits` loses rows or columns from its end, and a column `__truncated__` says so.
+    index: whether the levels of a pandas index come first, as columns; a level without a name is called `index`.
     """
-    rows_total, columns_total = (int(count) for count in frame.shape)
+    levels = (
+        [frame.index.get_level_values(at) for at in range(frame.index.nlevels)]
+        if index and hasattr(frame, "index")
+        else []
+    )
+    rows_total, columns_total = int(frame.shape[0]), int(frame.shape[1]) + len(levels)
     columns = min(columns_total, _limits.FRAME_COLUMNS_MAX)
     rows = min(rows_total, _limits.FRAME_ROWS_MAX, _limits.FRAME_CELLS_MAX // max(columns, 1))
 
-    head = frame.iloc[:rows, :columns]
-    names = _unique_names(head.columns.tolist())
+    keys, lists = _head(frame, levels, rows, columns)
+    names = _unique_names(keys)
     plain = _Cells().plain
-    data = {name: [plain(value) for value in head.iloc[:, at].tolist()] for at, name in enumerate(names)}
+    data = {name: [plain(value) for value in values] for name, values in zip(names, lists, strict=True)}
 
-    rows = _rows_that_fit(data, rows)
-    if rows < len(head):
-        data = {name: values[:rows] for name, values in data.items()}
-    if rows < rows_total or columns < columns_total:
-        note = f"{rows} of {rows_total} rows, {columns} of {columns_total} columns"
-        data[_free_name(TRUNCATED, data)] = [note, *[None] * (rows - 1)][:rows]
+    kept = _rows_that_fit(data, rows)
+    if kept < rows:
+        data = {name: values[:kept] for name, values in data.items()}
+    if kept < rows_total or columns < columns_total:
+        note = f"{kept} of {rows_total} rows, {columns} of {columns_total} columns"
+        data[_free_name(TRUNCATED, data)] = [note, *[None] * (kept - 1)][:kept]
     return data
+
+
+def _head(frame: Any, levels: list[Any], rows: int, columns: int) -> tuple[list[Any], list[list[Any]]]:
+    """Names and values of the first columns, those of the index before all others."""
+    if hasattr(frame, "iloc"):
+        levels = levels[:columns]
+        head = frame.iloc[:rows, : columns - len(levels)]
+        keys = ["index" if level.name is None else level.name for level in levels] + head.columns.tolist()
+        lists = [level[:rows].tolist() for level in levels]
+        return keys, lists + [head.iloc[:, at].tolist() for at in range(head.shape[1])]
+    return list(frame.columns)[:columns], [frame.to_series(at).head(rows).to_list() for at in range(columns)]
 
 
 class _Cells:

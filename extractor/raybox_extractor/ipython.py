@@ -1,8 +1,9 @@
 """The IPython extension (`%load_ext raybox_extractor.ipython`), and the only file that knows IPython.
 
-It adds to what IPython shows: data frames also as `e2b/data`, lists and dicts also as `application/json`, and PIL
-images inline where `show()` would start a viewer and where `save()` writes a file. Nothing here imports pandas, numpy
-or PIL, and no hook raises into the user's cell: whatever fails, fails to add something.
+It adds to what IPython shows: figures also as `e2b/chart`, data frames also as `e2b/data`, lists and dicts also as
+`application/json`, and PIL images inline where `show()` would start a viewer and where `save()` writes a file. Nothing
+here imports pandas, numpy, matplotlib or PIL, and no hook raises into the user's cell: whatever fails, fails to add
+something.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from typing import Any
 from IPython.core.formatters import BaseFormatter
 from traitlets import ObjectName, Unicode
 
-from raybox_extractor import _limits, frames, plain
+from raybox_extractor import _limits, charts, figures, fonts, frames, plain
 
 _PIL_IMAGE = "PIL.Image"
+#: pandas 3 says the first, pandas 2 the second.
+_FRAMES = (("pandas", "DataFrame"), ("pandas.core.frame", "DataFrame"), ("polars.dataframe.frame", "DataFrame"))
+#: Not its subclass Figure, of which IPython clears all formatters when matplotlib_inline sets up its own.
+_FIGURE = ("matplotlib.figure", "FigureBase")
+#: altair's version of the grammar is in the name of the module, and in the MIME type of its JSON.
+_ALTAIR = {version: (f"altair.vegalite.v{version}.api", "TopLevelMixin") for version in (5, 6)}
 _ORIGINAL = "_raybox_original"
 
 
@@ -31,10 +38,18 @@ def load_ipython_extension(shell: Any) -> None:
     May be called in a process that later forks: what it registers belongs to the shell and to the PIL module.
     """
     formatters = shell.display_formatter.formatters
-    if frames.MIME not in formatters:
-        formatters[frames.MIME] = DataFormatter(parent=shell.display_formatter)
-    for module in ("pandas", "pandas.core.frame"):  # pandas 3 says the first, pandas 2 the second
-        formatters[frames.MIME].for_type_by_name(module, "DataFrame", _guarded(frames.extract_frame))
+    for mime, formatter in {frames.MIME: DataFormatter, charts.MIME: ChartFormatter}.items():
+        if mime not in formatters:
+            formatters[mime] = formatter(parent=shell.display_formatter)
+    for name in _FRAMES:
+        formatters[frames.MIME].for_type_by_name(*name, _guarded(frames.extract_frame))
+    for name in (_FIGURE, *_ALTAIR.values()):
+        formatters[charts.MIME].for_type_by_name(*name, figures.extract_figure)
+    for version, name in _ALTAIR.items():
+        mime = f"application/vnd.vegalite.v{version}+json"
+        if mime not in formatters:
+            formatters[mime] = VegaFormatter(parent=shell.display_formatter, format_type=mime)
+        formatters[mime].for_type_by_name(*name, _guarded(lambda chart: chart.to_dict()))
     for kind in (list, dict):
         formatters["application/json"].for_type(kind, _guarded(_json))
 
@@ -45,6 +60,8 @@ def load_ipython_extension(shell: Any) -> None:
             shell.events.unregister("pre_run_cell", callback)
     shell.events.register("pre_run_cell", images.start_cell)
     _when_imported(_PIL_IMAGE, images.install)
+    _when_imported("matplotlib.font_manager", fonts.add_fallbacks)
+    _when_imported("plotly.io._renderers", _add_plotly_renderer)
 
 
 class DataFormatter(BaseFormatter):  # type: ignore[misc]  # IPython is not in the environment that is type-checked
@@ -53,6 +70,21 @@ class DataFormatter(BaseFormatter):  # type: ignore[misc]  # IPython is not in t
     format_type = Unicode(frames.MIME)
     _return_type = dict
     print_method = ObjectName("_repr_e2b_data_")
+
+
+class ChartFormatter(BaseFormatter):  # type: ignore[misc]  # as above
+    """The formatter of `e2b/chart`; objects may also bring a method `_repr_e2b_chart_`."""
+
+    format_type = Unicode(charts.MIME)
+    _return_type = dict
+    print_method = ObjectName("_repr_e2b_chart_")
+
+
+class VegaFormatter(BaseFormatter):  # type: ignore[misc]  # as above
+    """The formatter of altair's own JSON, which altair leaves out of what it displays."""
+
+    _return_type = dict
+    print_method = ObjectName("_repr_vegalite_")
 
 
 def _guarded(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -85,6 +117,26 @@ def _json(obj: Any) -> Any:
 def _png(image: Any) -> Any:
     """As PIL does it, and also for the modes that PNG does not know, such as CMYK."""
     return image._repr_png_() or image.convert("RGB")._repr_png_()
+
+
+def _add_plotly_renderer(module: Any) -> None:
+    """Let plotly show its figures as its own JSON, as HTML that loads plotly.js from where plotly says, and as a chart.
+
+    Left alone where somebody chose a renderer: by the variable PLOTLY_RENDERER, or by a platform that plotly knows.
+    """
+    if module.env_renderer or "plotly_mimetype" not in module.renderers.default.split("+"):
+        return
+
+    html = sys.modules["plotly.io._base_renderers"].HtmlRenderer(connected=True)
+
+    class Renderer(module.PlotlyRenderer):  # type: ignore[misc, name-defined]  # plotly is not to be seen from here
+        def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
+            bundle: dict[str, Any] = super().to_mimebundle(fig_dict)
+            chart = figures.extract_figure(fig_dict)
+            return bundle | (_guarded(html.to_mimebundle)(fig_dict) or {}) | ({charts.MIME: chart} if chart else {})
+
+    module.renderers["raybox"] = Renderer()
+    module.renderers.default = "raybox"
 
 
 class _Images:

@@ -8,9 +8,35 @@
 `Sandbox` blocks, `AsyncSandbox` is its asyncio twin. Where the pool is: RAYBOX_URL; who asks: RAYBOX_API_KEY.
 """
 
+from ._command_handle_async import AsyncCommandHandle
+from ._command_handle_sync import CommandHandle
+from ._command_input_async import AsyncCommandInputHandle
 from ._config import ApiParams, ConnectionConfig, __version__
+from ._envd_models import (
+    AsyncWriteData,
+    AsyncWriteEntry,
+    CommandExitException,
+    CommandResult,
+    EntryInfo,
+    FilesystemEvent,
+    FilesystemEventType,
+    FileType,
+    ProcessInfo,
+    PtyOutput,
+    PtySize,
+    SandboxMetrics,
+    Stderr,
+    Stdout,
+    Username,
+    WriteData,
+    WriteEntry,
+    WriteInfo,
+)
 from ._errors import (
     AuthenticationException,
+    FileNotFoundException,
+    GitAuthException,
+    GitUpstreamException,
     InvalidArgumentException,
     LimitException,
     NotEnoughSpaceException,
@@ -26,6 +52,10 @@ from ._errors import (
     TemplateException,
     TimeoutException,
 )
+from ._filesystem_async import AsyncFileStreamReader, AsyncWatchHandle
+from ._filesystem_sync import FileStreamReader, WatchHandle
+from ._git_models import GitBranches, GitFileStatus, GitResetMode, GitStatus
+from ._git_sync import Git
 from ._models import (
     Context,
     Execution,
@@ -42,20 +72,42 @@ from ._models import (
     SandboxQuery,
     SandboxState,
 )
-from ._requests import ALL_TRAFFIC, SandboxNetworkSelectorContext, SandboxNetworkTransformContext
+from ._network import ALL_TRAFFIC, SandboxNetworkSelectorContext, SandboxNetworkTransformContext
 from ._sandbox_async import AsyncSandbox, AsyncSandboxPaginator
 from ._sandbox_sync import Sandbox, SandboxPaginator
 
 __all__ = [
     "ALL_TRAFFIC",
     "ApiParams",
+    "AsyncCommandHandle",
+    "AsyncCommandInputHandle",
+    "AsyncFileStreamReader",
     "AsyncSandbox",
     "AsyncSandboxPaginator",
+    "AsyncWatchHandle",
+    "AsyncWriteData",
+    "AsyncWriteEntry",
     "AuthenticationException",
+    "CommandExitException",
+    "CommandHandle",
+    "CommandResult",
     "ConnectionConfig",
     "Context",
+    "EntryInfo",
     "Execution",
     "ExecutionError",
+    "FileNotFoundException",
+    "FileStreamReader",
+    "FileType",
+    "FilesystemEvent",
+    "FilesystemEventType",
+    "Git",
+    "GitAuthException",
+    "GitBranches",
+    "GitFileStatus",
+    "GitResetMode",
+    "GitStatus",
+    "GitUpstreamException",
     "InvalidArgumentException",
     "LimitException",
     "Logs",
@@ -65,6 +117,9 @@ __all__ = [
     "OutOfMemoryException",
     "OutputHandler",
     "OutputMessage",
+    "ProcessInfo",
+    "PtyOutput",
+    "PtySize",
     "RateLimitException",
     "RayboxError",
     "Result",
@@ -73,6 +128,7 @@ __all__ = [
     "SandboxException",
     "SandboxInfo",
     "SandboxListOrder",
+    "SandboxMetrics",
     "SandboxNetworkSelectorContext",
     "SandboxNetworkTransformContext",
     "SandboxNotFoundException",
@@ -83,13 +139,20 @@ __all__ = [
     "SandboxState",
     "SandboxUnreachableException",
     "ServiceBusyException",
+    "Stderr",
+    "Stdout",
     "TemplateException",
     "TimeoutException",
+    "Username",
+    "WatchHandle",
+    "WriteData",
+    "WriteEntry",
+    "WriteInfo",
     "__version__",
 ]
 
 # Tracebacks, reprs and pickles then say raybox.X, and go on to do so when a file is renamed.
 for _name in __all__:
-    if isinstance(_exported := globals()[_name], type):
+    if isinstance(_exported := globals()[_name], type) and _exported.__module__.startswith("raybox."):
         _exported.__module__ = "raybox"
 del _name, _exported

@@ -7,18 +7,22 @@ RayboxError                              root: `except RayboxError` catches all 
  |    |    +-- SandboxUnreachableException   internal      it may still run, but nobody answers for it
  |    +-- NotFoundException              not_found     no such context, template or other thing
  |    |    +-- SandboxNotFoundException  not_found     the pool knows no such sandbox
+ |    |    +-- FileNotFoundException     not_found     no such file or folder in the sandbox
  |    +-- InvalidArgumentException       bad_request   the call cannot mean anything; say it differently
  |    +-- RateLimitException             capacity      too many requests or sandboxes for this key (429)
  |    +-- LimitException                 limit         a named bound of the sandbox was crossed
  |    |    +-- OutOfMemoryException      oom           its memory limit
  |    |    +-- NotEnoughSpaceException   limit         its disk quota
  |    +-- TemplateException              bad_request   the template cannot serve this client
+ |    +-- GitUpstreamException           bad_request   the branch has nothing to be pushed to or pulled from
+ |    +-- CommandExitException           user_code     a command ended with another exit code than zero
  +-- AuthenticationException             auth          the key is missing or wrong
+ |    +-- GitAuthException               auth          a git server refused the credentials, or was given none
  +-- ServiceBusyException                capacity      the pool is full right now (503)
 
-Names and the subclass relations between them are those of the E2B SDK, so that `except` clauses can be kept; there too
-the last two are no SandboxException. What sandboxed code raises is never one of these: it is data, in
-`Execution.error`.
+Names and the subclass relations between them are those of the E2B SDK, so that `except` clauses can be kept; there too,
+what is about the key and the pool is no SandboxException. What code raises in a sandbox is never one of these: it is
+data, in `Execution.error`.
 """
 
 from __future__ import annotations
@@ -134,6 +138,12 @@ class SandboxNotFoundException(NotFoundException):
     """The pool knows no such sandbox: it never was, or it has ended (then `kind` may be sandbox_lost)."""
 
 
+class FileNotFoundException(NotFoundException):
+    """There is no file or folder of this path in the sandbox: whoever should have made it ran in there."""
+
+    should_mask_sample = False
+
+
 class InvalidArgumentException(SandboxException):
     """The arguments contradict each other, or the server refused them."""
 
@@ -172,10 +182,21 @@ class TemplateException(SandboxException):
     should_mask_sample = False
 
 
+class GitUpstreamException(SandboxException):
+    """The branch has no upstream: name remote and branch, or push once with `set_upstream`."""
+
+    kind: Kind = "bad_request"
+    should_mask_sample = False
+
+
 class AuthenticationException(RayboxError):
     """The API key is missing, or the server does not accept it."""
 
     kind: Kind = "auth"
+
+
+class GitAuthException(AuthenticationException):
+    """A git server refused the credentials, or wanted some and was given none."""
 
 
 class ServiceBusyException(RayboxError):

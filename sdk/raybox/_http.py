@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -40,22 +40,37 @@ FINISH_S = 1.0
 class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A request's body. It is asked for when the request's head is out, so it knows if a server has been reached."""
 
-    def __init__(self, data: bytes, limits: dict[str, float | None], head_by_s: float | None) -> None:
+    def __init__(self, request: Request, limits: dict[str, float | None], head_by_s: float | None) -> None:
         self.reached = False
-        self._data = data
+        self._request = request
         self._limits = limits
         self._head_by_s = head_by_s
 
     def __iter__(self) -> Iterator[bytes]:
         self.reached = True
-        self._limits["read"] = _left_s(self._head_by_s)  # looked up again before the answer; connecting took its share
-        if self._data:
-            yield self._data
+        if self._request.idle_s is None:
+            # Looked up again before the answer; connecting took its share.
+            self._limits["read"] = _left_s(self._head_by_s)
+        data = self._request.body
+        if isinstance(data, bytes):
+            data = (data,)
+        assert isinstance(data, Iterable)  # an asynchronous body is for the asynchronous half
+        # An empty piece would end the body: that is how chunks say so.
+        yield from (piece for piece in data if piece)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.reached = True
-        if self._data:
-            yield self._data
+        data = self._request.body
+        if isinstance(data, bytes):
+            data = (data,)
+        if isinstance(data, Iterable):
+            for piece in data:
+                if piece:
+                    yield piece
+        else:
+            async for piece in data:
+                if piece:
+                    yield piece
 
 
 def _left_s(deadline_s: float | None) -> float | None:
@@ -85,9 +100,18 @@ def _url_and_headers(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[ht
 def _httpx_request(request: Request, body: _Body, limits: dict[str, float | None]) -> httpx.Request:
     url, headers = _url_and_headers(request.url, request.headers)
     built = httpx.Request(request.method, url, headers=headers, stream=body, extensions={"timeout": limits})
-    if request.body or request.method not in ("GET", "DELETE"):
+    if not isinstance(request.body, bytes):
+        if "Content-Length" not in built.headers:
+            built.headers["Transfer-Encoding"] = "chunked"
+    elif request.body or request.method not in ("GET", "DELETE"):
         built.headers["Content-Length"] = str(len(request.body))
     return built
+
+
+def _idle_limits(request: Request) -> dict[str, float | None]:
+    """Of each step of a transfer: however much there is, it may take as long as it goes on."""
+    limit_s = min((limit for limit in (request.idle_s, request.total_s) if limit is not None), default=None)
+    return {"connect": limit_s, "read": limit_s, "write": limit_s}
 
 
 def _failure(error: httpx.HTTPError, late: Stage) -> TransportFailure:
@@ -341,7 +365,9 @@ def open_stream(request: Request) -> Stream:
     deadline_s = _deadline_s(request.total_s)
     limit_s = _head_limit_s(request)
     limits = {"connect": limit_s, "read": limit_s, "write": limit_s}
-    built = _httpx_request(request, _Body(request.body, limits, _deadline_s(limit_s)), limits)
+    if request.idle_s is not None:
+        limits = _idle_limits(request)
+    built = _httpx_request(request, _Body(request, limits, _deadline_s(limit_s)), limits)
     route = _route(request)
     transport = _idle.take(route)
     if transport is None:
@@ -353,7 +379,8 @@ def open_stream(request: Request) -> Stream:
         if isinstance(error, httpx.HTTPError):
             raise _failure(error, _late_head(request)) from error
         raise
-    limits["read"] = _left_s(deadline_s)  # looked up again when the body is first read
+    if request.idle_s is None:
+        limits["read"] = _left_s(deadline_s)  # looked up again when the body is first read
     return Stream(route, transport, response, deadline_s)
 
 
@@ -447,7 +474,9 @@ async def open_stream_async(request: Request) -> AsyncStream:
     """Send a request; gives its answer once that has begun. Raises TransportFailure."""
     deadline_s = _deadline_s(request.total_s)
     limits: dict[str, float | None] = {}  # one timeout around it all is exact, and costs less
-    body = _Body(request.body, limits, None)
+    if request.idle_s is not None:
+        limits = _idle_limits(request)
+    body = _Body(request, limits, None)
     built = _httpx_request(request, body, limits)
     route = _route(request)
     connections = await _connections()
@@ -455,7 +484,7 @@ async def open_stream_async(request: Request) -> AsyncStream:
     if transport is None:
         transport = httpx.AsyncHTTPTransport(verify=_tls(), limits=_LIMITS, proxy=_checked_proxy(route.proxy))
     try:
-        async with asyncio.timeout(_head_limit_s(request)):
+        async with asyncio.timeout(_head_limit_s(request) if request.idle_s is None else None):
             response = await transport.handle_async_request(built)
     except BaseException as error:
         await transport.aclose()

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
@@ -24,6 +23,7 @@ from ._config import (
 )
 from ._errors import AuthenticationException, InvalidArgumentException
 from ._models import Context, SandboxQuery, context_id
+from ._network import iam_tokens, network_body, network_update_body
 
 Operation = Literal[
     "create",
@@ -38,19 +38,39 @@ Operation = Literal[
     "restart_context",
     "remove_context",
     "health",
+    "get_metrics",
+    "update_network",
+    "read_file",
+    "write_file",
+    "list_files",
+    "file_info",
+    "make_dir",
+    "rename_file",
+    "remove_file",
+    "create_watcher",
+    "watch_dir",
+    "watch_events",
+    "unwatch_dir",
+    "run_command",
+    "connect_command",
+    "list_commands",
+    "send_stdin",
+    "close_stdin",
+    "stream_input",
+    "kill_command",
+    "resize_pty",
 ]
 
 #: What /health may take when it is asked why a stream broke.
 PROBE_TIMEOUT_S = 5.0
-
-ALL_TRAFFIC = "0.0.0.0/0"
 
 
 class Request(NamedTuple):
     """One call to the server.
 
     operation, sandbox_id, payload: what is asked, in terms of the protocol. method, url, headers, body: the same as an
-    HTTP request. connect_s: seconds until its answer begins; total_s: seconds for everything; None = no limit.
+    HTTP request; a body that is not bytes is sent piece by piece, and only once. connect_s: seconds until its answer
+    begins; total_s: seconds for everything; idle_s, instead of both: seconds without progress; None = no limit.
     retries: how often it may be repeated when the server refuses it for now; connect_retries: when it was not reached.
     proxy: of the HTTP request, None: as the environment says. logger: is told of each request and its status, if there
     is one.
@@ -62,13 +82,14 @@ class Request(NamedTuple):
     method: str
     url: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes | Iterable[bytes] | AsyncIterable[bytes]
     connect_s: float | None
     total_s: float | None
     retries: int = 0
     connect_retries: int = 0
     proxy: str | None = None
     logger: logging.Logger | None = None
+    idle_s: float | None = None
 
 
 class Address(NamedTuple):
@@ -79,14 +100,6 @@ class Address(NamedTuple):
     interpreter_headers: tuple[tuple[str, str], ...]
     envd_url: str
     envd_headers: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class SandboxNetworkSelectorContext:
-    """What `network["allow_out"]` and `["deny_out"]` are called with when they are functions."""
-
-    all_traffic: str
-    rules: Mapping[str, Any]
 
 
 # --- control plane ---------------------------------------------------------------------------------------------------
@@ -115,11 +128,11 @@ def create(
     if allow_internet_access is not None:
         payload["allow_internet_access"] = allow_internet_access
     payload.update(_lifecycle(lifecycle))
-    tokens = _iam_tokens(iam)
+    tokens = iam_tokens(iam)
     if tokens:
         payload["iam"] = {"tokens": tokens}
     if network is not None:
-        payload["network"] = _network(network, tokens)
+        payload["network"] = network_body(network, tokens)
     if volume_mounts:
         payload["volumeMounts"] = [
             {"name": getattr(volume, "name", volume), "path": path} for path, volume in volume_mounts.items()
@@ -186,6 +199,18 @@ def kill(config: ConnectionConfig, sandbox_id: str) -> Request:
 def set_timeout(config: ConnectionConfig, sandbox_id: str, timeout: int) -> Request:
     path = f"/sandboxes/{_segment(sandbox_id)}/timeout"
     return _control(config, "set_timeout", "POST", path, sandbox_id, {"timeout": timeout})
+
+
+def get_metrics(config: ConnectionConfig, sandbox_id: str, start: datetime | None, end: datetime | None) -> Request:
+    given = {name: int(moment.timestamp()) for name, moment in (("start", start), ("end", end)) if moment is not None}
+    params = {name: str(value) for name, value in given.items()}
+    path = f"/sandboxes/{_segment(sandbox_id)}/metrics" + (f"?{urlencode(params)}" if params else "")
+    return _control(config, "get_metrics", "GET", path, sandbox_id, parameters=params)
+
+
+def update_network(config: ConnectionConfig, sandbox_id: str, network: Mapping[str, Any]) -> Request:
+    path = f"/sandboxes/{_segment(sandbox_id)}/network"
+    return _control(config, "update_network", "PUT", path, sandbox_id, network_update_body(network))
 
 
 def _control(
@@ -389,82 +414,4 @@ def _lifecycle(lifecycle: Mapping[str, Any] | None) -> dict[str, Any]:
         body["autoPauseMemory"] = memory
     if auto_resume is not None:
         body["autoResume"] = {"enabled": auto_resume}
-    return body
-
-
-def _iam_tokens(iam: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
-    tokens = {}
-    for name, token in ((iam or {}).get("tokens") or {}).items():
-        if not isinstance(name, str) or not name or re.search(r"[{}\x00-\x1f\x7f-\x9f]", name):
-            raise InvalidArgumentException(f"iam: {name!r} cannot be the name of a token")
-        try:
-            tokens[name] = {"audience": token["audience"], "tokenType": token["token_type"]}
-        except (KeyError, TypeError) as error:
-            raise InvalidArgumentException(f"iam: token {name!r} needs 'audience' and 'token_type'") from error
-    return tokens
-
-
-class _Placeholders(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        raise InvalidArgumentException(f"network: no iam token {name!r} is registered; there are {sorted(self)}")
-
-
-@dataclass(frozen=True)
-class _Iam:
-    tokens: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class SandboxNetworkTransformContext:
-    """What a rule's `transform` is called with when it is a function: placeholders that the egress proxy fills."""
-
-    iam: _Iam
-
-
-def _network(network: Mapping[str, Any], tokens: Iterable[str]) -> dict[str, Any]:
-    rules = network.get("rules") or {}
-    selector_context = SandboxNetworkSelectorContext(all_traffic=ALL_TRAFFIC, rules=rules)
-    placeholders = _Placeholders({name: f"${{e2b.identity.tokens.{name}}}" for name in tokens})
-    transform_context = SandboxNetworkTransformContext(_Iam(placeholders))
-    body: dict[str, Any] = {}
-    for name, wire in (("allow_out", "allowOut"), ("deny_out", "denyOut")):
-        chosen = network.get(name)
-        if chosen is not None:
-            body[wire] = list(chosen(selector_context) if callable(chosen) else chosen)
-    for name, wire in (("dns_servers", "dnsServers"), ("https_ports", "httpsPorts")):
-        if network.get(name) is not None:
-            body[wire] = list(network[name])
-    for name, wire in (("allow_public_traffic", "allowPublicTraffic"), ("mask_request_host", "maskRequestHost")):
-        if network.get(name) is not None:
-            body[wire] = network[name]
-    if network.get("egress_proxy") is not None:
-        body["egressProxy"] = _egress_proxy(network["egress_proxy"])
-    if network.get("rules") is not None:
-        body["rules"] = {host: [_rule(rule, transform_context) for rule in chain] for host, chain in rules.items()}
-    return body
-
-
-def _rule(rule: Mapping[str, Any], context: SandboxNetworkTransformContext) -> dict[str, Any]:
-    transform: Mapping[str, Any] | Callable[[SandboxNetworkTransformContext], Any] | None = rule.get("transform")
-    if transform is None:
-        return {}
-    if callable(transform):
-        transform = transform(context)
-    if not isinstance(transform, Mapping):
-        raise InvalidArgumentException(f"network: a rule's transform must be or return a dict, got {transform!r}")
-    headers = transform.get("headers")
-    return {"transform": {"headers": dict(headers)} if headers else {}}
-
-
-def _egress_proxy(proxy: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(proxy, Mapping) or not isinstance(proxy.get("address"), str):
-        raise InvalidArgumentException("network: egress_proxy needs an 'address' such as 'proxy.example.com:1080'")
-    body: dict[str, Any] = {"address": proxy["address"]}
-    body.update({name: proxy[name] for name in ("username", "password") if proxy.get(name) is not None})
-    tls = proxy.get("tls")
-    if isinstance(tls, Mapping):
-        names = (("server_name", "serverName"), ("ca_cert", "caCert"))
-        body["tls"] = {"enabled": True, **{wire: tls[name] for name, wire in names if tls.get(name) is not None}}
-    elif tls:
-        body["tls"] = {"enabled": True}
     return body

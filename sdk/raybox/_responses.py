@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from ._envd_models import SandboxMetrics
 from ._errors import (
     KINDS,
     AuthenticationException,
@@ -27,17 +27,10 @@ from ._errors import (
     ServiceBusyException,
     TimeoutException,
 )
-from ._models import (
-    Context,
-    Execution,
-    ExecutionError,
-    OutputMessage,
-    Result,
-    SandboxInfo,
-    SandboxState,
-)
+from ._models import Context, SandboxInfo, SandboxState
 from ._requests import Request
-from ._stream import Event, EventParser
+
+T = TypeVar("T")
 
 #: An error message is cut here: a proxy's error page is not worth more.
 MAX_MESSAGE_CHARS = 2000
@@ -46,7 +39,11 @@ MAX_MESSAGE_CHARS = 2000
 NOT_FOUND_TEXT = "was not found"
 PORT_CLOSED_TEXT = "port is not open"
 
-DATA_PLANE = frozenset({"execute", "create_context", "list_contexts", "restart_context", "remove_context", "health"})
+CONTROL_PLANE = frozenset({"create", "connect", "list", "info", "kill", "set_timeout", "get_metrics", "update_network"})
+
+COMMANDS = frozenset({"run_command", "connect_command"})
+#: What `timeout` bounds, and not `request_timeout`.
+STREAMS = COMMANDS | {"stream_input", "watch_dir"}
 
 #: Statuses that say "not now": the server has changed nothing.
 BUSY_STATUSES = frozenset({429, 503})
@@ -117,7 +114,7 @@ CLASS_OF_STATUS: Mapping[int, tuple[type[RayboxError], Kind | None]] = {
 
 def error_of(request: Request, reply: Reply) -> RayboxError:
     """The error that an unwelcome answer means: by its `kind` if it names one, else by status and text."""
-    details = _details(reply.body)
+    details = details_of(reply.body)
     status = reply.status
     message = _text(details.get("message")) or _plain_text(reply.body) or "no further explanation"
     sandbox_id = _text(details.get("sandboxId")) or request.sandbox_id
@@ -125,7 +122,7 @@ def error_of(request: Request, reply: Reply) -> RayboxError:
     kind: Kind | None = named if isinstance(named, str) and named in KINDS else None  # type: ignore[assignment]  # `in KINDS` does not narrow
     retryable = details.get("retryable")
     mask = details.get("should_mask_sample")
-    on_data_plane = request.operation in DATA_PLANE
+    on_data_plane = request.operation not in CONTROL_PLANE
 
     chosen: type[RayboxError]
     if status == 404 and not on_data_plane and request.sandbox_id is not None:
@@ -164,12 +161,25 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
     where = request.url.split("?")[0]
     sandbox_id = request.sandbox_id
     if failure.stage in ("connect_timeout", "head_timeout") or (
-        failure.stage == "timeout" and request.operation != "execute"
+        failure.stage == "timeout" and request.operation not in ("execute", *STREAMS)
     ):
         reached = failure.stage != "connect_timeout"
+        if request.idle_s is not None:
+            return TimeoutException(
+                f"{request.operation}: nothing was sent or received for {request.idle_s:g} s ({where})",
+                retryable=not reached or request.method == "GET",
+                sandbox_id=sandbox_id,
+            )
         return TimeoutException(
             f"{request.operation}: no answer from {where} within {_limit(request)} s (request_timeout)",
             retryable=not reached or request.method == "GET",
+            sandbox_id=sandbox_id,
+        )
+    if failure.stage == "timeout" and request.operation in STREAMS:
+        what = "the command" if request.operation in COMMANDS else request.operation
+        return TimeoutException(
+            f"{what} took longer than its timeout; a command that was started with it is killed",
+            should_mask_sample=False,
             sandbox_id=sandbox_id,
         )
     if failure.stage == "timeout":
@@ -184,14 +194,16 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
         text = f"{request.operation}: the connection to {where} was lost: {failure.detail}"
     # What went out before a connection broke may have taken effect.
     retryable = failure.stage == "connect" or request.method == "GET"
-    if request.operation in DATA_PLANE:
+    if request.operation not in CONTROL_PLANE:
         return SandboxUnreachableException(text, retryable=retryable, sandbox_id=sandbox_id)
     return SandboxException(text, retryable=retryable, sandbox_id=sandbox_id)
 
 
 def error_of_cut_answer(request: Request, probe: Reply | None, detail: str) -> RayboxError:
     """The error when an answer stopped before its end; `probe` is what /health said then, None if nothing."""
-    what = "the execution" if request.operation == "execute" else f"the request ({request.operation})"
+    what = f"the request ({request.operation})"
+    if request.operation in ("execute", *COMMANDS):
+        what = "the execution" if request.operation == "execute" else "the command"
     if probe is not None and probe.status == 502:
         told = error_of(request._replace(operation="health"), probe)
         if told.kind == "sandbox_lost":
@@ -221,7 +233,8 @@ def broken_reply(request: Request, reply: Reply, error: Exception | str) -> Rayb
     )
 
 
-def _details(body: bytes) -> dict[str, Any]:
+def details_of(body: bytes) -> dict[str, Any]:
+    """What the body of an error says; nothing when it is no JSON object."""
     try:
         details = json.loads(body)
     except (ValueError, RecursionError):
@@ -328,18 +341,18 @@ def sandbox_info(request: Request, reply: Reply) -> SandboxInfo:
 
 def sandbox_page(request: Request, reply: Reply) -> tuple[list[SandboxInfo], str | None]:
     """The sandboxes of one page, and the token of the next one, None after the last."""
-    page = _parsed(request, reply)
+    page = parsed(request, reply)
     if not isinstance(page, list):
         raise broken_reply(request, reply, "expected a list")
     return [_info(request, reply, entry) for entry in page], reply.headers.get("x-next-token") or None
 
 
 def context(request: Request, reply: Reply) -> Context:
-    return _context(request, reply, _parsed(request, reply))
+    return _context(request, reply, parsed(request, reply))
 
 
 def contexts(request: Request, reply: Reply) -> list[Context]:
-    listed = _parsed(request, reply)
+    listed = parsed(request, reply)
     if not isinstance(listed, list):
         raise broken_reply(request, reply, "expected a list")
     return [_context(request, reply, entry) for entry in listed]
@@ -352,15 +365,27 @@ def _context(request: Request, reply: Reply, data: Any) -> Context:
         raise broken_reply(request, reply, error) from error
 
 
-def _parsed(request: Request, reply: Reply) -> Any:
+def parsed(request: Request, reply: Reply) -> Any:
+    """The body as JSON. Raises SandboxException (internal)."""
     try:
         return json.loads(reply.body)
     except (ValueError, RecursionError) as error:
         raise broken_reply(request, reply, error) from error
 
 
+def parsed_by(read: Callable[[dict[str, Any]], T], request: Request, message: dict[str, Any]) -> T:
+    """What `read` makes of a message. Raises SandboxException (internal) when it can make nothing of it."""
+    try:
+        return read(message)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SandboxException(
+            f"{request.operation}: the server's answer cannot be used ({error!r}): {str(message)[:200]}",
+            sandbox_id=request.sandbox_id,
+        ) from error
+
+
 def _object(request: Request, reply: Reply) -> dict[str, Any]:
-    body = _parsed(request, reply)
+    body = parsed(request, reply)
     if not isinstance(body, dict):
         raise broken_reply(request, reply, "expected an object")
     return body
@@ -392,6 +417,26 @@ def _info(request: Request, reply: Reply, data: Any) -> SandboxInfo:
         raise broken_reply(request, reply, error) from error
 
 
+def metrics(request: Request, reply: Reply) -> list[SandboxMetrics]:
+    listed = parsed(request, reply)
+    try:
+        return [
+            SandboxMetrics(
+                cpu_count=sample["cpuCount"],
+                cpu_used_pct=sample["cpuUsedPct"],
+                disk_total=sample["diskTotal"],
+                disk_used=sample["diskUsed"],
+                mem_total=sample["memTotal"],
+                mem_used=sample["memUsed"],
+                mem_cache=sample["memCache"],
+                timestamp=datetime.fromisoformat(sample["timestamp"]),
+            )
+            for sample in listed
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise broken_reply(request, reply, error) from error
+
+
 _NETWORK_NAMES = {
     "allowOut": "allow_out",
     "denyOut": "deny_out",
@@ -413,78 +458,3 @@ def _network_info(network: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if tls and tls.get("enabled"):
             info["egress_proxy"]["tls"] = {"server_name": tls["serverName"]} if "serverName" in tls else {}
     return info
-
-
-# --- an execution ----------------------------------------------------------------------------------------------------
-
-Handler = Callable[[Any], Any]
-
-
-class Run:
-    """Puts an Execution together from its stream, and says which callback is due with what.
-
-    Created when the request is sent: its clock starts then.
-    """
-
-    def __init__(
-        self,
-        on_stdout: Handler | None = None,
-        on_stderr: Handler | None = None,
-        on_result: Handler | None = None,
-        on_error: Handler | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.execution = Execution()
-        self.ended = False
-        self._handlers = {"stdout": on_stdout, "stderr": on_stderr, "result": on_result, "error": on_error}
-        self._parser = EventParser()
-        self._clock = clock
-        self._started_s = clock()
-
-    def feed(self, data: bytes) -> Iterator[tuple[Handler, Any]]:
-        """Take in bytes; yields (callback, its argument) in the order of the stream. Iterate to the end.
-
-        Raises SandboxException (internal) when the server does not keep to the protocol.
-        """
-        timings = self.execution.timings_ms
-        if not timings:
-            timings["first_byte"] = self._elapsed_ms()
-        for event in self._parser.feed(data):
-            if self.ended:
-                return  # whatever comes after the end is not part of the execution
-            due = self._take(event)
-            if due is not None:
-                yield due
-
-    def _take(self, event: Event) -> tuple[Handler, Any] | None:
-        execution = self.execution
-        kind = event["type"]
-        value: object
-        try:
-            if kind == "result":
-                fields = dict(event)
-                del fields["type"]
-                value = Result(**fields)
-                execution.results.append(value)
-            elif kind in ("stdout", "stderr"):
-                text = event["text"]
-                (execution.logs.stdout if kind == "stdout" else execution.logs.stderr).append(text)
-                value = OutputMessage(text, event.get("timestamp", 0), kind == "stderr")
-            elif kind == "error":
-                value = execution.error = ExecutionError(event["name"], event["value"], event["traceback"])
-            elif kind == "number_of_executions":
-                execution.execution_count = event["execution_count"]
-                return None
-            elif kind == "end_of_execution":
-                self.ended = True
-                execution.timings_ms["done"] = self._elapsed_ms()
-                return None
-            else:
-                return None  # keepalives, and what a newer server may send
-        except (KeyError, TypeError) as error:
-            raise SandboxException(f"the server sent a {kind!r} event that cannot be used: {error!r}") from error
-        handler = self._handlers[kind]
-        return None if handler is None else (handler, value)
-
-    def _elapsed_ms(self) -> float:
-        return (self._clock() - self._started_s) * 1000

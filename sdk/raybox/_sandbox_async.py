@@ -6,13 +6,18 @@ import builtins
 import inspect
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 from . import _requests, _responses, _transport
+from ._channel_async import Channel
+from ._commands_async import Commands
 from ._config import ApiParams, ConnectionConfig, seconds
 from ._either import also_on_class
-from ._errors import RayboxError, SandboxUnreachableException
+from ._envd_models import SandboxMetrics
+from ._filesystem_async import Filesystem
+from ._git_async import Git
 from ._models import (
     Context,
     Execution,
@@ -27,8 +32,9 @@ from ._models import (
     SandboxQuery,
 )
 from ._paginator import PaginatorBase
-from ._requests import Request
-from ._responses import Reply, Run, TransportFailure
+from ._pty_async import Pty
+from ._responses import Reply, TransportFailure
+from ._run import Run
 from ._sandbox_base import SandboxBase, SandboxOpts, options_of
 
 _GONE = frozenset({404})
@@ -58,6 +64,7 @@ class AsyncSandbox(SandboxBase):
     def __init__(self, **opts: Unpack[SandboxOpts]) -> None:
         """For a sandbox that runs already and whose tokens are known; use `create` or `connect` instead."""
         super().__init__(**opts)
+        self._channel = Channel(self._config, self._address)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,6 +73,26 @@ class AsyncSandbox(SandboxBase):
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.kill()
+
+    @property
+    def files(self) -> Filesystem:
+        """Files of the sandbox."""
+        return Filesystem(self._channel)
+
+    @property
+    def commands(self) -> Commands:
+        """Commands that run in the sandbox."""
+        return Commands(self._channel)
+
+    @property
+    def pty(self) -> Pty:
+        """Terminals of the sandbox."""
+        return Pty(self._channel)
+
+    @property
+    def git(self) -> Git:
+        """Git in the sandbox."""
+        return Git(self.commands)
 
     @classmethod
     async def create(
@@ -205,6 +232,47 @@ class AsyncSandbox(SandboxBase):
         request = _requests.info(self._config.with_options(opts), self._id)
         return _responses.sandbox_info(request, await _transport.send_async(request))
 
+    @classmethod
+    async def _get_metrics_by_id(
+        cls,
+        sandbox_id: str,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> builtins.list[SandboxMetrics]:
+        request = _requests.get_metrics(ConnectionConfig.resolve(opts), sandbox_id, start, end)
+        return _responses.metrics(request, await _transport.send_async(request))
+
+    @also_on_class(_get_metrics_by_id)
+    async def get_metrics(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> builtins.list[SandboxMetrics]:
+        """What the sandbox used, every few seconds; also `Sandbox.get_metrics(sandbox_id)`.
+
+        start, end: of the samples; default all there are; without a zone they are local time.
+        Raises SandboxNotFoundException.
+        """
+        request = _requests.get_metrics(self._config.with_options(opts), self._id, start, end)
+        return _responses.metrics(request, await _transport.send_async(request))
+
+    @classmethod
+    async def _update_network_by_id(
+        cls, sandbox_id: str, network: Mapping[str, Any], **opts: Unpack[ApiParams]
+    ) -> None:
+        await _transport.send_async(_requests.update_network(ConnectionConfig.resolve(opts), sandbox_id, network))
+
+    @also_on_class(_update_network_by_id)
+    async def update_network(self, network: Mapping[str, Any], **opts: Unpack[ApiParams]) -> None:
+        """Replace what the sandbox may reach; also `Sandbox.update_network(sandbox_id, network)`.
+
+        network: `allow_internet_access`, `allow_out`, `deny_out`, `dns_servers`, `egress_proxy`, `rules`, as for
+        `create`; what is not named is cleared. Raises SandboxNotFoundException.
+        """
+        await _transport.send_async(_requests.update_network(self._config.with_options(opts), self._id, network))
+
     async def is_running(self, request_timeout: float | None = None) -> bool:
         """Whether the sandbox answers; False when it has ended or is paused. Raises when that cannot be known."""
         limit_s = seconds(request_timeout, self._config.request_timeout, "request_timeout")
@@ -272,7 +340,7 @@ class AsyncSandbox(SandboxBase):
         try:
             stream = await _transport.open_stream_async(request)
         except TransportFailure as failure:
-            raise await self._explain(request, failure) from failure
+            raise await self._channel.explain(request, failure) from failure
         try:
             if stream.status != 200:
                 raise _responses.error_of(
@@ -287,10 +355,12 @@ class AsyncSandbox(SandboxBase):
                 await stream.finish()
                 return run.execution
         except TransportFailure as failure:
-            raise await self._explain(request, failure) from failure
+            raise await self._channel.explain(request, failure) from failure
         finally:
             await stream.close()
-        raise await self._explain(request, TransportFailure("broken", "it ended without an end_of_execution event"))
+        raise await self._channel.explain(
+            request, TransportFailure("broken", "it ended without an end_of_execution event")
+        )
 
     async def create_code_context(
         self,
@@ -304,36 +374,17 @@ class AsyncSandbox(SandboxBase):
         Not idempotent: each call starts one.
         """
         request = _requests.create_context(self._config, self._address, cwd, language, request_timeout)
-        return _responses.context(request, await self._send(request))
+        return _responses.context(request, await self._channel.send(request))
 
     async def remove_code_context(self, context: Context | str) -> None:
         """End a context (or the one with this id); what runs in it ends too. Raises NotFoundException."""
-        await self._send(_requests.remove_context(self._config, self._address, context))
+        await self._channel.send(_requests.remove_context(self._config, self._address, context))
 
     async def list_code_contexts(self) -> builtins.list[Context]:
         """The contexts there are, in order of creation."""
         request = _requests.list_contexts(self._config, self._address)
-        return _responses.contexts(request, await self._send(request))
+        return _responses.contexts(request, await self._channel.send(request))
 
     async def restart_code_context(self, context: Context | str) -> None:
         """Give a context (or the one with this id) a fresh kernel; its variables are gone. Raises NotFoundException."""
-        await self._send(_requests.restart_context(self._config, self._address, context))
-
-    async def _send(self, request: Request) -> Reply:
-        try:
-            return await _transport.send_async(request)
-        except SandboxUnreachableException as error:
-            if not isinstance(error.__cause__, TransportFailure):
-                raise
-            raise await self._explain(request, error.__cause__) from error.__cause__
-
-    async def _explain(self, request: Request, failure: TransportFailure) -> RayboxError:
-        """The error for a request that got no answer, or half of one: if its connection broke, /health says why."""
-        if failure.stage != "broken":
-            return _responses.error_of_failure(request, failure)
-        health = _requests.health(self._config, self._address, _requests.PROBE_TIMEOUT_S)._replace(connect_retries=0)
-        try:
-            probe = await _transport.send_async(health, _transport.ANY_STATUS)
-        except RayboxError:
-            return _responses.error_of_cut_answer(request, None, failure.detail)
-        return _responses.error_of_cut_answer(request, probe, failure.detail)
+        await self._channel.send(_requests.restart_context(self._config, self._address, context))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from . import _requests
 from ._config import DEFAULT_TEMPLATE, ConnectionConfig
+from ._envd_requests import path_of
 from ._errors import InvalidArgumentException
 from ._responses import Access
+from ._signature import file_url
 
 
 class SandboxOpts(TypedDict):
@@ -80,6 +83,36 @@ class SandboxBase:
         if not self.sandbox_domain:
             raise InvalidArgumentException("there are no host names: neither the pool nor domain=... names a domain")
         return f"{port}-{self._id}.{self.sandbox_domain}"
+
+    @property
+    def envd_api_url(self) -> str:
+        """Origin of the requests for files and commands."""
+        return self._address.envd_url
+
+    @property
+    def envd_direct_url(self) -> str:
+        """Origin of signed URLs."""
+        return self._address.envd_url
+
+    def download_url(self, path: str, user: str | None = None, use_signature_expiration: int | None = None) -> str:
+        """A URL from which anybody can GET a file, without the key.
+
+        user: whose home a relative path is in. use_signature_expiration: seconds from now for which it works; default:
+        as long as the sandbox lives. Raises InvalidArgumentException.
+        """
+        return self._file_url(path, "read", user, use_signature_expiration)
+
+    def upload_url(self, path: str, user: str | None = None, use_signature_expiration: int | None = None) -> str:
+        """A URL to which anybody can POST a file, as a form (multipart/form-data) with one part named `file`.
+
+        user: who owns it, and whose home a relative path is in. use_signature_expiration: seconds from now for which it
+        works; default: as long as the sandbox lives. Raises InvalidArgumentException.
+        """
+        return self._file_url(path, "write", user, use_signature_expiration)
+
+    def _file_url(self, path: str, operation: Literal["read", "write"], user: str | None, lasts_s: int | None) -> str:
+        expires_unix_s = None if lasts_s is None else int(time.time()) + lasts_s
+        return file_url(self.envd_direct_url, path_of(path), operation, user, self._envd_access_token, expires_unix_s)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._id!r})"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from raybox_actors.errors import InternalError
-from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, WallsPolicy
+from raybox_actors.isolation.policy import FIRST_HOST_ID, FOLDERS, IDS_PER_SANDBOX, WallsPolicy
 from raybox_actors.isolation.walls import build_walls, bwrap_arguments
 from raybox_actors.session import SessionOptions
 from raybox_actors.zygote_process import ZygoteProcess
@@ -41,12 +41,13 @@ async def value(driver: Driver, code: str) -> object:
 
 
 async def test_the_root_holds_system_folders_and_the_template_only(driver: Driver, template: BuiltTemplate) -> None:
-    known = {"bin", "dev", "etc", "home", "lib", "lib32", "lib64", "proc", "root", "run", "sbin", "tmp", "usr", "var"}
-    known |= {prefix.parts[1] for prefix in template.prefixes}
+    known = {"bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr", ".layers"}
+    known |= {Path(path).parts[1] for path, _, _ in FOLDERS} | {prefix.parts[1] for prefix in template.prefixes}
     assert set(await value(driver, "import os; sorted(os.listdir('/'))")) <= known  # type: ignore[call-overload]
-    for folder in ("/root", "/home", "/run", "/var", "/tmp"):
+    for folder in ("/home", "/run", "/var", "/tmp", "/opt", "/mnt"):
         seen = set(await value(driver, f"sorted(os.listdir({folder!r}))"))  # type: ignore[call-overload]
-        allowed = {"user", "tmp"} | {part for prefix in template.prefixes for part in prefix.parts}
+        allowed = {Path(path).name for path, _, _ in FOLDERS if str(Path(path).parent) == folder}
+        allowed |= {part for prefix in template.prefixes for part in prefix.parts}
         assert seen <= allowed, folder
 
 
@@ -146,21 +147,22 @@ async def test_names_are_the_sandbox_s_own(driver: Driver) -> None:
     assert await value(driver, "os.path.expanduser('~')") == "/home/user"
 
 
-@pytest.mark.parametrize(("folder", "mib"), [("/tmp", 8), ("/dev/shm", 4), ("/home/user", 16), ("/var/tmp", 8)])
+@pytest.mark.parametrize("folder", ["/tmp", "/home/user", "/var/tmp", "/dev/shm"])
 async def test_writable_folders_have_their_size(
-    session: OpenSession, base_options: SessionOptions, folder: str, mib: int
+    session: OpenSession, base_options: SessionOptions, folder: str
 ) -> None:
     from dataclasses import replace
 
-    driver = await session(policy=replace(base_options.policy, tmp_mib=8, shm_mib=4, home_mib=16))
-    assert await value(driver, f"open('{folder}/f', 'wb').write(bytes({mib - 1} << 20))") == (mib - 1) << 20
+    limits = replace(base_options.policy.limits, disk_mib=8, shm_mib=8)
+    driver = await session(policy=replace(base_options.policy, limits=limits))
+    assert await value(driver, f"open('{folder}/f', 'wb').write(bytes(7 << 20))") == 7 << 20
     cell = await driver.run(f"open('{folder}/g', 'wb').write(bytes(2 << 20))")
     assert cell.error is not None
     assert "No space left" in cell.error[1]
 
 
-async def test_everything_else_is_read_only(driver: Driver, template: BuiltTemplate) -> None:
-    for folder in ("/", "/usr", "/etc", "/run", "/home", "/root", "/proc/1", *map(str, template.prefixes)):
+async def test_a_user_may_write_where_a_user_may(driver: Driver, template: BuiltTemplate) -> None:
+    for folder in ("/", "/usr", "/etc", "/opt", "/run", "/home", "/root", "/proc/1", *map(str, template.prefixes)):
         cell = await driver.run(f"open('{folder}/x', 'w')")
         assert cell.error is not None, folder
         assert cell.error[0] in ("OSError", "PermissionError", "FileNotFoundError"), folder

@@ -16,7 +16,7 @@ import uvicorn
 KEY = "e2b_" + "0" * 40
 SANDBOX_ID = "i0123456789abcdef"
 
-#: Steps of an answer that are no bytes.
+#: Steps of an answer that are no bytes; a threading.Event is waited for.
 ABORT = object()  # cut the connection, without the end that HTTP asks for
 HANG = object()  # send nothing more until the client goes away
 TICK = object()  # send keepalives, quickly, until the client goes away
@@ -60,6 +60,33 @@ def events(*steps: object) -> Answer:
     return Answer(200, tuple(json.dumps(step).encode() + b"\n" if isinstance(step, dict) else step for step in steps))
 
 
+def envelope(message: object, flags: int = 0) -> bytes:
+    """One message of a stream of the agent."""
+    data = json.dumps(message).encode()
+    return bytes([flags]) + len(data).to_bytes(4, "big") + data
+
+
+def messages(*steps: object) -> Answer:
+    """A streamed answer of the agent: messages (dicts), bytes, and the steps above; it has no end of its own."""
+    listed = tuple(envelope(step) if isinstance(step, dict) else step for step in steps)
+    return Answer(200, listed, {"content-type": "application/connect+json"})
+
+
+def ended(error: dict[str, str] | None = None) -> bytes:
+    """The end of such a stream."""
+    return envelope({} if error is None else {"error": error}, 2)
+
+
+def rpc(message: object) -> Answer:
+    """A call of the agent that went well."""
+    return reply(200, message, content_type="application/json")
+
+
+def rpc_error(status: int, code: str, message: str) -> Answer:
+    """A failed call of the agent."""
+    return reply(status, {"code": code, "message": message}, content_type="application/json")
+
+
 COUNT = {"type": "number_of_executions", "execution_count": 1}
 TWO = {"type": "result", "text": "2", "is_main_result": True, "extra": {}}
 END = {"type": "end_of_execution"}
@@ -85,6 +112,11 @@ INFO = {
     "network": {"allowOut": ["1.1.1.1"], "egressProxy": {"address": "p:1", "tls": {"enabled": True}}},
     "raybox": {"unknown": True},
 }
+UNAUTHORIZED = reply(401, {"code": 401, "message": "unauthorized access"})
+CLOSED = reply(
+    502,
+    {"sandboxId": SANDBOX_ID, "message": "The sandbox is running but port is not open", "port": 49983, "code": 502},
+)
 GONE = reply(502, {"sandboxId": SANDBOX_ID, "message": "The sandbox was not found", "code": 502})
 
 
@@ -96,6 +128,8 @@ class Player:
         self.seen: list[Seen] = []
         self.connections: set[Any] = set()
         self.client_left = threading.Event()
+        self.sink = False  # count bodies instead of keeping them
+        self.sunk = 0
         self._answers: dict[tuple[str, str], list[Answer]] = {}
 
     def on(self, method: str, path: str, *answers: Answer) -> None:
@@ -105,6 +139,7 @@ class Player:
         self.seen.clear()
         self.connections.clear()
         self.client_left.clear()
+        self.sink, self.sunk = False, 0
         self._answers.clear()
         self.on("POST", "/v2/sandboxes", reply(201, CREATED))
         self.on("DELETE", f"/sandboxes/{SANDBOX_ID}", reply(204))
@@ -119,7 +154,10 @@ class Player:
         body = b""
         while True:
             message = await receive()
-            body += message.get("body", b"")
+            if self.sink:
+                self.sunk += len(message.get("body", b""))
+            else:
+                body += message.get("body", b"")
             if not message.get("more_body"):
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
@@ -139,6 +177,9 @@ class Player:
             if step in (HANG, TICK):
                 await self._until_client_leaves(receive, send if step is TICK else None)
                 return
+            if isinstance(step, threading.Event):
+                await asyncio.to_thread(step.wait, 10)
+                continue
             await send({"type": "http.response.body", "body": step, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

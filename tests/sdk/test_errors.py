@@ -44,7 +44,7 @@ HEALTH = _requests.health(CONFIG, TO, 5)
 REQUESTS = [CONTROL, CREATE, EXECUTE, HEALTH, _requests.list_contexts(CONFIG, TO)]
 
 
-@pytest.mark.parametrize("error_class", TREE)
+@pytest.mark.parametrize("error_class", [one for one in TREE if one is not raybox.CommandExitException])
 @pytest.mark.parametrize("arguments", [("m",), ("m", 502, "sandbox_lost", True, False, "i1", "oom", 1.5)])
 def test_error_survives_pickling(error_class: type[RayboxError], arguments: tuple[Any, ...]) -> None:
     error = error_class(*arguments)
@@ -56,6 +56,16 @@ def test_error_survives_pickling(error_class: type[RayboxError], arguments: tupl
         error.args,
         vars(error),
     )
+
+
+def test_exit_of_a_command_survives_pickling_and_can_be_in_a_set() -> None:
+    error = raybox.CommandExitException("oops", None, 3, "exit status 3")
+    back = pickle.loads(pickle.dumps(error))
+    assert vars(back) == vars(error)
+    assert str(back) == "the command exited with code 3:\noops"
+    assert (back.kind, back.retryable, back.should_mask_sample) == ("user_code", False, False)
+    assert len({error, back}) == 2
+    assert str(raybox.CommandExitException(None, None, 1, None)) == "the command exited with code 1"
 
 
 @pytest.mark.parametrize("error_class", TREE)
@@ -71,7 +81,11 @@ def test_tree_is_drawn_in_the_docstring(error_class: type[RayboxError]) -> None:
 
 @pytest.mark.parametrize("error_class", [error for error in TREE if hasattr(e2b, error.__name__)])
 def test_subclass_relations_are_those_of_the_e2b_sdk(error_class: type[RayboxError]) -> None:
-    theirs = {base.__name__ for base in getattr(e2b, error_class.__name__).__mro__} - {"Exception", "BaseException"}
+    theirs = {base.__name__ for base in getattr(e2b, error_class.__name__).__mro__} - {
+        "Exception",
+        "BaseException",
+        "Generic",
+    }
     ours = {base.__name__ for base in error_class.__mro__}
     assert theirs - {"object"} <= ours
     assert {name for name in ours if hasattr(e2b, name)} == theirs - {"object"}

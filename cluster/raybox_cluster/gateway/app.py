@@ -1,7 +1,8 @@
 """The gateway's ASGI application: one origin for both planes.
 
 Who is asked comes before what is asked: requests that name a sandbox go to the data plane, whatever their path; the
-rest is the control plane, where everything but /health needs an API key.
+rest is the control plane, where everything but /health needs an API key, and every path with a sandbox in it one that
+reaches this sandbox.
 """
 
 from __future__ import annotations
@@ -12,18 +13,35 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from raybox_actors.errors import RayboxError
+from raybox_actors.errors import NotFound, RayboxError
 
-from .asgi import CORS_HEADERS, ClientGone, Message, Receive, Scope, Send, headers_of, is_preflight, preflight_response
+from .asgi import (
+    CORS_HEADERS,
+    PROXIED,
+    ClientGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    StreamAborted,
+    headers_of,
+    is_preflight,
+    preflight_response,
+)
 from .auth import ApiKeys
 from .backend import Backend
 from .dataplane import ENVD_PORT, INTERPRETER_PORT, DataPlane
-from .errors import control_response, framework_response, internal
-from .resolver import Target, resolve
-from .routes_execute import Executions, StreamAborted
+from .errors import control_response, envd_response, framework_response, internal
+from .ports_websocket import refuse
+from .resolver import Target, resolve, sandbox_in_path
+from .routes_envd import files_query
+from .routes_execute import Executions
+from .routes_observing import observing_routes
 from .routes_sandboxes import sandbox_routes
 from .routes_status import status_routes
 from .routes_unavailable import unavailable_routes
+from .signatures import AccessDenied, Operation
+from .signed_urls import Owners
 from .traffic import TrafficTokens
 
 logger = logging.getLogger(__name__)
@@ -54,14 +72,17 @@ class Gateway(FastAPI):
         )
         tokens = TrafficTokens(backend)
         self._keys = keys
+        self._tokens = tokens
+        self._owners = Owners(backend, tokens)
         self._dataplane = DataPlane(backend, tokens, Executions(backend, keepalive_s))
         self.include_router(unavailable_routes())
+        self.include_router(observing_routes(backend, tokens))
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s))
         self.include_router(status_routes(backend))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # ports other than the two are not proxied yet
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
             return
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
@@ -73,7 +94,8 @@ class Gateway(FastAPI):
             nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), *CORS_HEADERS]
+                if PROXIED not in scope:  # a server inside says for itself who may read its answers
+                    message["headers"] = [*message.get("headers", ()), *CORS_HEADERS]
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 ended = True
             await send(message)
@@ -82,13 +104,18 @@ class Gateway(FastAPI):
         try:
             headers = headers_of(scope)
             target = resolve(headers)
+            if target is None and scope["path"] == "/files" and scope["method"] != "OPTIONS":
+                target = await self._owner_of_file(scope)
             if is_preflight(scope["method"], headers) and (target is None or target.port in _OUR_PORTS):
                 await preflight_response()(scope, receive, send_with_cors)
             elif target is not None:
                 await self._dataplane(target, headers, scope, receive, send_with_cors)
             else:
                 if scope["path"] != "/health":
-                    scope["raybox.owner"] = self._keys.owner_of(headers.get(b"x-api-key"))
+                    key = scope["raybox.key"] = self._keys.identify(headers.get(b"x-api-key"))
+                    # Here and not in the routes, so that none can forget it.
+                    if not key.admin and (sandbox_id := sandbox_in_path(scope["path"])) is not None:
+                        await self._tokens.require_reach(key, sandbox_id)
                 await super().__call__(scope, receive, send_with_cors)
         except ClientGone:
             return
@@ -97,13 +124,29 @@ class Gateway(FastAPI):
         except RayboxError as error:
             if started:
                 raise
-            await control_response(error)(scope, receive, send_with_cors)
+            response = envd_response(error) if isinstance(error, AccessDenied) else control_response(error)
+            await response(scope, receive, send_with_cors)
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if not started:
                 await self._failure(target)(scope, receive, send_with_cors)
             elif not ended:
                 raise
+
+    async def _owner_of_file(self, scope: Scope) -> Target:
+        """A signed URL names no sandbox, but only one has the token that it was signed with. Raises AccessDenied."""
+        operation: Operation = "write" if scope["method"] == "POST" else "read"
+        return Target(await self._owners.find(operation, files_query(scope["query_string"])), ENVD_PORT)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            headers = headers_of(scope)
+            target = resolve(headers)
+            if target is None:
+                raise NotFound("path", scope["path"][:256])
+            await self._dataplane.websocket(target, headers, scope, receive, send)
+        except RayboxError as error:
+            await refuse(control_response(error), scope, send)
 
     def _failure(self, target: Target | None) -> Response:
         return control_response(internal()) if target is None else self._dataplane.failure(target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -13,12 +13,16 @@ from raybox_actors.errors import BadRequest
 
 __all__ = [
     "CORS_HEADERS",
+    "PROXIED",
     "ClientGone",
     "Headers",
     "Message",
     "Receive",
     "Scope",
     "Send",
+    "StreamAborted",
+    "WatchedSend",
+    "body_pieces",
     "headers_of",
     "is_preflight",
     "json_response",
@@ -38,8 +42,30 @@ CORS_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
+#: Set in the scope of a request that a server inside a sandbox answers.
+PROXIED = "raybox.proxied"
+
+
+class StreamAborted(Exception):
+    """Raised through the ASGI server after the headers were sent: the client must not take the end for success."""
+
+
 class ClientGone(Exception):
     """The client closed the connection before its request was complete; there is nobody to answer."""
+
+
+class WatchedSend:
+    """`send` that knows whether the response has begun: until then, another one can be sent in its place."""
+
+    __slots__ = ("_send", "started")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
@@ -65,6 +91,18 @@ async def read_body(receive: Receive, headers: Headers, limit_bytes: int) -> byt
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def body_pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """The request body as it comes, without a limit. Raises ClientGone when the client leaves in the middle."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        if part := message.get("body", b""):
+            yield part
+        if not message.get("more_body", False):
+            return
 
 
 async def wait_until_gone(receive: Receive) -> None:

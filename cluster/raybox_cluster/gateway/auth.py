@@ -6,9 +6,11 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from raybox_actors.errors import Unauthenticated
+from raybox_actors.values import Quota
 
 MAX_KEY_BYTES = 256
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -24,35 +26,54 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-class ApiKeys:
-    """Named keys. `hashes` maps a name to `hash_key(key)`; raises ValueError for anything that is no such hash.
+def is_key_hash(text: str) -> bool:
+    return _SHA256_HEX.fullmatch(text) is not None
 
-    With no keys at all every request is refused.
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key, without the key. Raises ValueError for a `sha256` that is no `hash_key(...)`.
+
+    admin: reaches every sandbox of the pool and its status; others reach the sandboxes that they created.
     """
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        for name, digest in hashes.items():
-            if not _SHA256_HEX.fullmatch(digest):
-                raise ValueError(f"API key {name!r}: not the hex form of a SHA-256 hash")
-        self._hashes = tuple((name, bytes.fromhex(digest)) for name, digest in hashes.items())
+    name: str
+    sha256: str
+    admin: bool = False
+    quota: Quota | None = None
+
+    def __post_init__(self) -> None:
+        if not is_key_hash(self.sha256):
+            raise ValueError(f"API key {self.name!r}: not the hex form of a SHA-256 hash")
+
+    def may_reach(self, owner: str) -> bool:
+        """Whether sandboxes of `owner` exist for this key."""
+        return self.admin or self.name == owner
+
+
+class ApiKeys:
+    """The keys of a pool. With no keys at all every request is refused."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = tuple((key, bytes.fromhex(key.sha256)) for key in keys)
 
     @classmethod
     def of(cls, **keys: str) -> ApiKeys:
-        """From the keys themselves, by name: `ApiKeys.of(alice="e2b_...")`."""
-        return cls({name: hash_key(key) for name, key in keys.items()})
+        """From the keys themselves, by name, as admins: `ApiKeys.of(alice="e2b_...")`."""
+        return cls(ApiKey(name, hash_key(key), admin=True) for name, key in keys.items())
 
     def __repr__(self) -> str:
-        return f"ApiKeys({', '.join(name for name, _ in self._hashes)})"
+        return f"ApiKeys({', '.join(key.name for key, _ in self._keys)})"
 
-    def owner_of(self, presented: bytes | None) -> str:
-        """Name of the key. Raises Unauthenticated. Takes as long for a wrong key as for any right one."""
+    def identify(self, presented: bytes | None) -> ApiKey:
+        """Raises Unauthenticated. Takes as long for a wrong key as for any right one."""
         if not presented:
             raise Unauthenticated("the header X-API-KEY is missing")
         digest = hashlib.sha256(presented[:MAX_KEY_BYTES]).digest()
-        owner = None
-        for name, known in self._hashes:  # no early exit: the time must not tell which key came close
+        found = None
+        for key, known in self._keys:  # no early exit: the time must not tell which key came close
             if hmac.compare_digest(digest, known):
-                owner = name
-        if owner is None or len(presented) > MAX_KEY_BYTES:
+                found = key
+        if found is None or len(presented) > MAX_KEY_BYTES:
             raise Unauthenticated("the API key is not valid")
-        return owner
+        return found

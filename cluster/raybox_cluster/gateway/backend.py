@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from raybox_actors.agent.api import Agent
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 
 
 class Backend(Protocol):
@@ -53,8 +62,30 @@ class Backend(Protocol):
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
 
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
+        span is open at its end, one of this moment."""
+        ...
+
     async def agent(self, sandbox_id: str) -> Agent:
         """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""
+        ...
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        """The environment variables that the sandbox was created with."""
+        ...
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
+        span is open at its end, one of this moment."""
+        ...
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        """What happened in the life of the sandbox, oldest first; also of one that ended, for a while."""
         ...
 
     async def status(self) -> PoolStatus: ...

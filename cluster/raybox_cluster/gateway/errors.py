@@ -12,9 +12,11 @@ import math
 from starlette.responses import Response
 
 from raybox_actors import errors
+from raybox_actors.agent.errors import AgentCode, AgentError
 from raybox_actors.errors import InternalError, NoCapacity, NotFound, RayboxError, SandboxLost
 
 from .asgi import json_response, text_response
+from .signatures import AccessDenied
 
 #: Status on the control plane. A class that is not listed answers like its nearest listed ancestor.
 STATUS: dict[type[RayboxError], int] = {
@@ -50,15 +52,35 @@ class NotAvailable(RayboxError):
 
 
 class Forbidden(RayboxError):
-    """The traffic token is missing or wrong. HTTP 403."""
+    """The traffic token is missing or wrong, or the API key does not reach so far. HTTP 403."""
 
     kind = "auth"
 
 
-STATUS |= {TemplateNotFound: 404, NotAvailable: 501, Forbidden: 403}
+STATUS |= {TemplateNotFound: 404, NotAvailable: 501, Forbidden: 403, AccessDenied: 401, AgentError: 500}
+
+#: What the agent says over plain HTTP (contract 4.3).
+AGENT_STATUS: dict[AgentCode, int] = {
+    "invalid_argument": 400,
+    "is_directory": 400,
+    "failed_precondition": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "not_found": 404,
+    "already_exists": 409,
+    "resource_exhausted": 429,
+    "internal": 500,
+    "unimplemented": 501,
+    "port_closed": 502,
+    "unavailable": 503,
+    "deadline_exceeded": 504,
+    "no_space": 507,
+}
 
 
 def status_of(error: RayboxError) -> int:
+    if isinstance(error, AgentError):
+        return AGENT_STATUS[error.code]
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
@@ -134,6 +156,19 @@ def interpreter_response(sandbox_id: str, error: RayboxError) -> Response:
         for name, value in _traits(error).items()
     }
     return text_response(status_of(error), text, traits | _headers(error))
+
+
+def denied_response(error: AccessDenied) -> Response:
+    """Contract 4.3: exactly these two keys."""
+    return json_response(401, {"code": 401, "message": error.message})
+
+
+def envd_response(error: RayboxError) -> Response:
+    """Data plane, port 49983, of a sandbox that is there."""
+    if isinstance(error, AccessDenied):
+        return denied_response(error)
+    status = status_of(error)
+    return json_response(status, {"code": status, "message": str(error), **_traits(error)}, _headers(error))
 
 
 def port_closed_response(sandbox_id: str, port: int) -> Response:

@@ -14,6 +14,9 @@ MAX_HOST_BYTES = 255
 
 _HOST = re.compile(rb"^(\d+)-([a-z0-9]+)\.")
 _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_SANDBOX_ID_CHARS)
+_PATH = re.compile(r"(?:/v[0-9]+)?/sandboxes/([^/]+)")
+#: Words in the place of an id.
+_NO_IDS = frozenset({"metrics"})
 _SANDBOX_ID = re.compile(rf"[a-z0-9]{{1,{MAX_SANDBOX_ID_CHARS}}}")
 
 
@@ -28,6 +31,13 @@ class Target:
 def is_sandbox_id(text: str) -> bool:
     """Whether any sandbox could have this id; everything else need not be looked for."""
     return _SANDBOX_ID.fullmatch(text) is not None
+
+
+def sandbox_in_path(path: str) -> str | None:
+    """The sandbox that a path of the control plane is about, whatever is done with it; None if it is about none."""
+    match = _PATH.match(path)
+    named = match is not None and is_sandbox_id(match[1]) and match[1] not in _NO_IDS
+    return match[1] if match is not None and named else None
 
 
 def resolve(headers: Headers) -> Target | None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 from raybox_actors.errors import RayboxError
 from raybox_actors.values import EventBatch
 
-from .asgi import ClientGone, Headers, Receive, Send, read_body, wait_until_gone
+from .asgi import ClientGone, Headers, Receive, Send, StreamAborted, read_body, wait_until_gone
 from .backend import Backend
 from .wire import KEEPALIVE_LINE, MAX_EXECUTE_BODY_BYTES, parse_execute
 
@@ -28,10 +28,6 @@ logger = logging.getLogger(__name__)
 HEADERS_WITHIN_S = 20.0
 #: How long an interrupted client's cell may take to be started before it is left to the sandbox to notice.
 INTERRUPT_WITHIN_S = 60.0
-
-
-class StreamAborted(Exception):
-    """Raised through the ASGI server after the headers were sent: the client must not take the end for success."""
 
 
 class Executions:

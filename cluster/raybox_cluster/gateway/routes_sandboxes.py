@@ -9,6 +9,7 @@ from raybox_actors.errors import NotFound
 
 from . import wire
 from .asgi import headers_of, json_response, read_body
+from .auth import ApiKey
 from .backend import Backend
 from .creations import Creations
 from .resolver import MAX_SANDBOX_ID_CHARS, is_sandbox_id
@@ -29,7 +30,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         wanted = wire.parse_create(
             await body_of(request),
             headers_of(request.scope),
-            owner=request.scope["raybox.owner"],
+            key=_key(request),
             version=_version(request),
             max_timeout_s=max_timeout_s,
         )
@@ -38,7 +39,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         return json_response(201, wire.created_body(info))
 
     async def connect(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         timeout_s = wire.parse_connect(await body_of(request), version=_version(request), max_timeout_s=max_timeout_s)
         info, resumed = await backend.connect(sandbox_id, timeout_s)
         tokens.remember(info)
@@ -46,27 +47,29 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
 
     async def listing(request: Request) -> Response:
         query = wire.parse_list(request.scope["query_string"], version=_version(request))
-        page = wire.select(await backend.sandboxes(), query)
+        key = _key(request)
+        mine = [info for info in await backend.sandboxes() if key.may_reach(info.owner)]
+        page = wire.select(mine, query)
         headers = {"x-total-running": str(page.total_running)}
         if page.next_token is not None:
             headers["x-next-token"] = page.next_token
         return json_response(200, [wire.listed_body(info) for info in page.sandboxes], headers)
 
     async def info(request: Request) -> Response:
-        return json_response(200, wire.detail_body(await backend.info(_sandbox_id(request))))
+        return json_response(200, wire.detail_body(await backend.info(path_sandbox_id(request))))
 
     async def kill(request: Request) -> Response:
-        await backend.kill(_sandbox_id(request))
+        await backend.kill(path_sandbox_id(request))
         return Response(status_code=NO_CONTENT)
 
     async def set_timeout(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         timeout_s = wire.parse_timeout(await body_of(request), max_timeout_s=max_timeout_s)
         await backend.set_timeout(sandbox_id, timeout_s)
         return Response(status_code=NO_CONTENT)
 
     async def refresh(request: Request) -> Response:
-        sandbox_id = _sandbox_id(request)
+        sandbox_id = path_sandbox_id(request)
         await backend.connect(sandbox_id, wire.parse_refresh(await body_of(request)))
         return Response(status_code=NO_CONTENT)
 
@@ -85,9 +88,14 @@ def _version(request: Request) -> int:
     return 2 if request.scope["path"].startswith("/v2/") else 1
 
 
-def _sandbox_id(request: Request) -> str:
+def path_sandbox_id(request: Request) -> str:
     """Raises NotFound for what no sandbox can be called; clients take 404 for an answer, 400 for a failure."""
     sandbox_id: str = request.path_params["sandbox_id"]
     if not is_sandbox_id(sandbox_id):
         raise NotFound("sandbox", sandbox_id[:MAX_SANDBOX_ID_CHARS])
     return sandbox_id
+
+
+def _key(request: Request) -> ApiKey:
+    key: ApiKey = request.scope["raybox.key"]
+    return key

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from .asgi import json_response
+from .auth import ApiKey
 from .backend import Backend
+from .errors import Forbidden
 
 
 def status_routes(backend: Backend) -> APIRouter:
@@ -18,7 +20,10 @@ def status_routes(backend: Backend) -> APIRouter:
         """Whether this gateway answers; it says nothing of the pool, so that a full pool does not lose its gateways."""
         return json_response(200, "OK")
 
-    async def status(_: Request) -> Response:
+    async def status(request: Request) -> Response:
+        key: ApiKey = request.scope["raybox.key"]
+        if not key.admin:
+            raise Forbidden("the state of the pool is for admin keys")
         return json_response(200, asdict(await backend.status()))
 
     router.add_route("/health", health, methods=["GET"])

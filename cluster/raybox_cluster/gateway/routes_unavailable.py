@@ -13,10 +13,6 @@ METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"]
 
 #: Path of the control plane (contract 2.2) -> what is missing.
 UNAVAILABLE: dict[str, str] = {
-    "/sandboxes/metrics": "sandbox metrics",
-    "/sandboxes/{sandbox_id}/metrics": "sandbox metrics",
-    "/sandboxes/{sandbox_id}/logs": "sandbox logs",
-    "/v2/sandboxes/{sandbox_id}/logs": "sandbox logs",
     "/sandboxes/{sandbox_id}/pause": "pausing",
     "/sandboxes/{sandbox_id}/resume": "pausing",
     "/sandboxes/{sandbox_id}/fork": "forking",
@@ -34,7 +30,6 @@ UNAVAILABLE: dict[str, str] = {
     "/volumecontent/{rest:path}": "volumes",
     "/secrets": "secrets",
     "/secrets/{rest:path}": "secrets",
-    "/files": "signed file URLs",
 }
 
 

@@ -16,6 +16,7 @@ from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, E
 
 from . import fields as f
 from .asgi import Headers
+from .auth import ApiKey
 from .errors import TemplateNotFound
 
 #: What the clients are told of the sandbox's agent: the reference's own version (contract 5). It opens every gate.
@@ -28,6 +29,9 @@ TEMPLATES: Mapping[str, str] = {
     "code-interpreter-v1": DEFAULT_TEMPLATE,
     "default": DEFAULT_TEMPLATE,
 }
+
+#: Metadata entry that says the same as the header Idempotency-Key.
+IDEMPOTENCY_METADATA = "raybox.idempotency_key"
 
 MAX_CONTROL_BODY_BYTES = 1024 * 1024
 MAX_EXECUTE_BODY_BYTES = 16 * 1024 * 1024
@@ -60,7 +64,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # --- create, connect, timeouts ---------------------------------------------------------------------------------------
 
 
-def parse_create(body: bytes, headers: Headers, *, owner: str, version: int, max_timeout_s: float) -> CreateRequest:
+def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float) -> CreateRequest:
     """`version` 1 or 2 of the route. Also raises TemplateNotFound. Unknown fields are ignored, so that newer clients
     work; known ones that the pool cannot honour are refused."""
     fields = f.json_object(body)
@@ -83,17 +87,19 @@ def parse_create(body: bytes, headers: Headers, *, owner: str, version: int, max
     f.refuse(f.mapping(fields, "iam"), "tokens")
 
     network = _network(fields)
+    metadata = f.text_map(fields, "metadata")
     return CreateRequest(
         template=TEMPLATES[template],
         timeout_s=float(timeout_s),
-        metadata=f.text_map(fields, "metadata"),
+        metadata=metadata,
         env_vars=f.environment(fields, "envVars"),
-        owner=owner,
+        owner=key.name,
+        quota=key.quota,
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=f.flag(fields, "allow_internet_access", True),
         network=network,
-        idempotency_key=_idempotency_key(headers),
+        idempotency_key=_idempotency_key(headers, metadata),
     )
 
 
@@ -109,12 +115,15 @@ def _network(fields: f.Json) -> dict[str, object] | None:
     return {"allowPublicTraffic": public}
 
 
-def _idempotency_key(headers: Headers) -> str | None:
-    key = headers.get(b"idempotency-key")
+def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | None:
+    """The header, or else the metadata entry, which every client can send."""
+    name, key = "Idempotency-Key", headers.get(b"idempotency-key")
+    if key is None and (entry := metadata.get(IDEMPOTENCY_METADATA)) is not None:
+        name, key = f"metadata {IDEMPOTENCY_METADATA}", entry.encode("utf-8", "replace")
     if key is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise BadRequest("Idempotency-Key must match [a-z0-9-]{1,255}")
+        raise BadRequest(f"{name} must match [a-z0-9-]{{1,255}}")
     return key.decode("ascii")
 
 

@@ -1,7 +1,7 @@
 """RayBackend: the gateway's way to the sandboxes. One actor call per request, a create of a warm sandbox included.
 
 A create claims a slot that a look of a moment ago showed warm. Without such a hint, or when it was wrong, and when the
-caller gives an idempotency key, which only the manager can look up, the manager finds the slot.
+caller gives an idempotency key or has a quota, which only the manager can look up, the manager finds the slot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
-from raybox_actors.values import ContextInfo, CreateRequest, EventBatch, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_actors.values import (
+    ContextInfo,
+    CreateRequest,
+    EventBatch,
+    ExecuteRequest,
+    LogEntry,
+    PoolStatus,
+    ResourceUsage,
+    SandboxInfo,
+)
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
 from raybox_cluster.pool.hints import WarmHints
 
@@ -63,18 +72,19 @@ class RayBackend:
     async def create(self, request: CreateRequest) -> SandboxInfo:
         try:
             # Whoever waits at the manager came before.
-            if request.idempotency_key is None and not self._creates_at_manager:
+            free = request.quota is None
+            if free and request.idempotency_key is None and not self._creates_at_manager:
                 info = await self._claim_directly(request)
                 if info is not None:
                     return info
             if request.idempotency_key is None:
                 # So that asking again, when the manager went away in the middle, cannot yield a second sandbox.
                 request = replace(request, idempotency_key=_new_key())
-            self._creates_at_manager += 1
+            self._creates_at_manager += free  # one key that is over its quota shall not slow the others down
             try:
                 return cast(SandboxInfo, await self._ask_manager(lambda manager: manager.claim.remote(request)))
             finally:
-                self._creates_at_manager -= 1
+                self._creates_at_manager -= free
         finally:
             self._hints.refresh()
 
@@ -113,6 +123,17 @@ class RayBackend:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._call("remove_context", sandbox_id, context_id)
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        return cast(list[ResourceUsage], await self._call("metrics", sandbox_id, start_s, end_s))
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", await self._call("environment", sandbox_id))
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        return cast("list[LogEntry]", await self._call("logs", sandbox_id))
 
     async def agent(self, sandbox_id: str) -> Agent:
         if sandbox_id not in self._endpoints:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from raybox_actors.values import SandboxInfo, SlotDescription
+from raybox_actors.values import Quota, SandboxInfo, SlotDescription
+from raybox_cluster.pool.quotas import NOTHING, Use
 
 
 class SlotKey(NamedTuple):
@@ -37,7 +38,10 @@ class NodeAgentReady:
 
 @dataclass(frozen=True, slots=True)
 class NodeAgentFailed:
+    """reason: one line for the operator."""
+
     node_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,16 @@ class PrepareEnded:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAsked:
+    """owner, quota: of the API key that asks. use: what the sandbox will add to its owner's.
+
+    idempotency_key: its sandbox will carry it, so that it is not counted beside its own claim.
+    """
+
     claim_id: str
+    owner: str = ""
+    quota: Quota | None = None
+    use: Use = NOTHING
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,14 @@ class RejectClaim:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RefuseClaim:
+    """Tell the caller that its API key's quota is used up. The pool has forgotten the claim."""
+
+    claim_id: str
+    reason: str
+
+
 Instruction: TypeAlias = (
     EnsureNodeAgent
     | StartSlot
@@ -90,4 +98,5 @@ Instruction: TypeAlias = (
     | AnswerClaim
     | KillSandbox
     | RejectClaim
+    | RefuseClaim
 )

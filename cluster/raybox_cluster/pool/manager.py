@@ -22,7 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, RayboxError, SlotTaken
+from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NoCapacity, RayboxError, SlotTaken
 from raybox_actors.values import CreateRequest, PoolStatus, SandboxInfo, SlotDescription
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
@@ -36,10 +36,13 @@ from raybox_cluster.pool.instructions import (
     Instruction,
     KillSandbox,
     PrepareSlot,
+    RefuseClaim,
     RejectClaim,
     StartSlot,
     StopSlot,
 )
+from raybox_cluster.pool.leaks import LeakCounts
+from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import PoolState
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ class PoolManager:
     def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
         self._config, self._classes = config, classes or ActorClasses()
         self._state = PoolState(config.sandboxes, config.warm)
+        self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
         self._requests: dict[str, CreateRequest] = {}
@@ -96,7 +100,8 @@ class PoolManager:
     async def claim(self, request: CreateRequest) -> SandboxInfo:
         """A sandbox for the caller, once it answers. The same idempotency key of the same owner returns the same one.
 
-        Raises NoCapacity after the pool's admission wait; what the sandbox actor says of the request itself.
+        Raises NoCapacity after the pool's admission wait; LimitReached when the request's quota has no room, counting
+        what the owner's other sandboxes and claims use; what the sandbox actor says of the request itself.
         """
         await self._recovered.wait()
         if request.idempotency_key is None:
@@ -140,7 +145,7 @@ class PoolManager:
 
     async def status(self) -> PoolStatus:
         await self._recovered.wait()
-        return self._state.status()
+        return self._leaks.added_to(self._state.status())
 
     async def tombstone(self, sandbox_id: str) -> Cause | None:
         """Why this sandbox is gone, if it died with its actor and that is remembered."""
@@ -164,7 +169,8 @@ class PoolManager:
             self._config.admission_wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id)
         )
         try:
-            self._tell(ev.ClaimAsked(claim_id))
+            use = Use(1, self._config.cpu_count, self._config.memory_mib)
+            self._tell(ev.ClaimAsked(claim_id, request.owner, request.quota, use, request.idempotency_key))
             info = await future
             ready_at_s = time.monotonic()
             assigned_at_s = self._assigned_at_s[claim_id]
@@ -242,17 +248,25 @@ class PoolManager:
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
                     future.set_exception(NoCapacity(reason, retry_after_s))
+            case RefuseClaim(claim_id, reason):
+                future = self._futures.get(claim_id)
+                if future is not None and not future.done():
+                    future.set_exception(LimitReached(reason))
 
     async def _ensure_agent(self, node_id: str, timeout_s: float) -> None:
         agent: Handle = None
         try:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
             await answer(agent.start.remote(), timeout_s)
+            self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
-            self._note(f"node {node_id[:12]}: {error!r}")
+            known = self._state.nodes.get(node_id)
+            said = known is not None and known.agent_problem == _one_line(error)
+            if not (said and any(node.agent == "ready" for node in self._state.nodes.values())):
+                self._note(f"node {node_id[:12]}: {error!r}")
             if isinstance(error, RayboxError):  # it has given up; the next attempt shall begin afresh
                 ray.kill(agent, no_restart=False)
-            self._tell(ev.NodeAgentFailed(node_id))
+            self._tell(ev.NodeAgentFailed(node_id, _one_line(error)))
         else:
             self._tell(ev.NodeAgentReady(node_id))
 
@@ -455,6 +469,10 @@ def ensure_pool(
             latest = "; ".join(dict.fromkeys(problems[-PROBLEMS_BORNE:])) or "no problem was noted"
             raise InternalError(f"the pool does not get ready: {latest}; {status}")
         time.sleep(0.05)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:

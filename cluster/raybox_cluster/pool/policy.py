@@ -19,6 +19,8 @@ class Policy:
     backoff_most_s: float = 30.0
     claim_attempts: int = 4  #: slots on which a claim may break before it is given up
     claims_waiting_most: int = 4096  #: further ones are rejected at once
+    over_quota_wait_s: float = 0.5  #: in which the end of a sandbox that makes room must have been heard of
+    over_quota_waiting_most: int = 64  #: claims of one key; further ones are refused at once
     retry_soon_s: float = 1.0  #: told when slots are about to come free
     retry_late_s: float = 5.0
 

@@ -14,11 +14,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, TypeAlias
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.errors import Cause
-from raybox_actors.values import NodeStatus, PoolStatus, SandboxInfo, SlotDescription
+from raybox_actors.values import NodeStatus, PoolStatus, SandboxInfo
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
@@ -29,83 +29,14 @@ from raybox_cluster.pool.instructions import (
     Instruction,
     KillSandbox,
     PrepareSlot,
+    RefuseClaim,
     RejectClaim,
     StartSlot,
     StopSlot,
 )
+from raybox_cluster.pool.members import BUCKETS, FREE, Bucket, Claim, Node, Slot
 from raybox_cluster.pool.policy import Policy
-
-#: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
-#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
-Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
-BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
-#: A claim takes the slot that is ready soonest.
-FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
-
-
-@dataclass(slots=True)
-class Slot:
-    key: SlotKey
-    #: The newest by `sequence`; None until the actor first spoke.
-    description: SlotDescription | None = None
-    #: The claim that the actor was asked for and has not answered.
-    claim_id: str | None = None
-    #: The last epoch in which a claim was won here. A description of that epoch that shows it free is old.
-    claimed_epoch: int = -1
-    #: The description on whose word a claim was refused: only a newer one makes the slot free again.
-    refused_sequence: int = -1
-    #: PrepareSlot was ordered and has not ended.
-    prepare_ordered: bool = False
-    #: StopSlot was ordered; never free again.
-    stopping: bool = False
-    described_at_s: float = 0.0
-    #: As entered into the indexes: bucket, being prepared, executions.
-    indexed: tuple[Bucket, bool, int] | None = None
-
-    def bucket(self) -> Bucket:
-        if self.stopping:
-            return "stopping"
-        known = self.description
-        if known is None:
-            return "silent"
-        if self.claim_id or known.epoch <= self.claimed_epoch or known.sequence <= self.refused_sequence:
-            return "taken"
-        match known.state:
-            case "idle" | "preparing" | "warm":
-                return known.state
-            case "starting" | "running" | "paused" | "destroying" | "stopped":
-                return "taken"
-
-    def standing(self) -> tuple[Bucket, bool, int]:
-        bucket = self.bucket()
-        executions = self.description.executions_running if self.description else 0
-        return bucket, self.prepare_ordered or bucket == "preparing", executions
-
-
-@dataclass(slots=True)
-class Node:
-    node_id: str
-    agent: Literal["absent", "ordered", "ready"] = "absent"
-    agent_failures: int = 0
-    agent_after_s: float = 0.0  #: no EnsureNodeAgent before
-    start_failures: int = 0
-    start_after_s: float = 0.0  #: no StartSlot before
-    prepare_failures: int = 0
-    prepare_after_s: float = 0.0  #: no PrepareSlot before
-    next_slot: int = 0  #: above the number of every slot ever seen here
-    # Counts over the slots of this node, kept by PoolState._index.
-    slots: int = 0  #: without those that are stopping
-    silent: int = 0
-    preparing: int = 0
-    executions: int = 0
-
-
-@dataclass(slots=True)
-class Claim:
-    claim_id: str
-    key: SlotKey | None = None  #: assigned there; None: waiting
-    broken: int = 0
-    expired: bool = False  #: its admission wait is over; it may end where it is assigned, but waits no more
+from raybox_cluster.pool.quotas import Charge, Ledger, can_ever, charge_of
 
 
 @dataclass
@@ -121,6 +52,10 @@ class PoolState:
     claims: dict[str, Claim] = field(default_factory=dict, init=False)
     #: Those of `claims` without a slot, the first to be served first.
     waiting: deque[str] = field(default_factory=deque, init=False)
+    #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
+    over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
+    #: Live sandboxes and `claims`, by owner.
+    ledger: Ledger = field(default_factory=Ledger, init=False)
     #: Slots by bucket, each in the order in which they came there.
     buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {b: {} for b in BUCKETS}, init=False)
     #: Sandboxes that died with their actor, and why; the others are in their actor's own ring.
@@ -134,6 +69,7 @@ class PoolState:
         """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
         orders = HANDLERS[type(event)](self, event, now_s)
         self.wake_at_s = None
+        orders += self._admit(now_s)
         return [*orders, *self._serve_claims(now_s), *self._stop_surplus(), *self._start(now_s), *self._refill(now_s)]
 
     # ---- what others want to know ----
@@ -159,7 +95,9 @@ class PoolState:
                 by_state[slot.description.state] = by_state.get(slot.description.state, 0) + 1
                 busy += slot.description.executions_running > 0
         return PoolStatus(
-            nodes=[NodeStatus(n.node_id, True, n.agent == "ready", n.slots) for n in self.nodes.values()],
+            nodes=[
+                NodeStatus(n.node_id, True, n.agent == "ready", n.slots, n.agent_problem) for n in self.nodes.values()
+            ],
             slots_by_state=by_state,
             capacity=self.sandboxes,
             warm=len(self.buckets["warm"]),
@@ -193,12 +131,12 @@ class PoolState:
 
     def _agent_ready(self, event: ev.NodeAgentReady, _now_s: float) -> list[Instruction]:
         if node := self.nodes.get(event.node_id):
-            node.agent, node.agent_failures = "ready", 0
+            node.agent, node.agent_failures, node.agent_problem = "ready", 0, ""
         return []
 
     def _agent_failed(self, event: ev.NodeAgentFailed, now_s: float) -> list[Instruction]:
         if node := self.nodes.get(event.node_id):
-            node.agent = "absent"
+            node.agent, node.agent_problem = "absent", event.reason
             node.agent_failures += 1
             node.agent_after_s = now_s + self.policy.backoff_s(node.agent_failures)
         return []
@@ -274,16 +212,32 @@ class PoolState:
 
     # ---- claims ----
 
-    def _claim_asked(self, event: ev.ClaimAsked, _now_s: float) -> list[Instruction]:
+    def _claim_asked(self, event: ev.ClaimAsked, now_s: float) -> list[Instruction]:
         assert event.claim_id not in self.claims, "claim ids are unique"
+        claim = Claim(
+            event.claim_id,
+            owner=event.owner,
+            quota=event.quota,
+            use=event.use,
+            idempotency_key=event.idempotency_key,
+        )
+        refusal = self._refusal(claim)
+        if refusal is not None:
+            assert claim.quota is not None
+            beside = sum(other.owner == claim.owner for other in self.over_quota.values())
+            if beside >= self.policy.over_quota_waiting_most or not can_ever(claim.quota, claim.use):
+                return [RefuseClaim(claim.claim_id, refusal)]
+            claim.refuse_at_s = now_s + self.policy.over_quota_wait_s
+            self.over_quota[claim.claim_id] = claim
+            # One of its sandboxes may have ended a moment ago.
+            return [DescribeSlot(s.key) for s in self.slots.values() if s.charged and s.charged.owner == claim.owner]
         if len(self.waiting) >= self.policy.claims_waiting_most:
             return [RejectClaim(event.claim_id, self.policy.retry_late_s, "too many claims are waiting")]
-        self.claims[event.claim_id] = Claim(event.claim_id)
-        self.waiting.append(event.claim_id)
+        self._enter(claim)
         return []
 
     def _claim_deadline_passed(self, event: ev.ClaimDeadlinePassed, _now_s: float) -> list[Instruction]:
-        if claim := self.claims.get(event.claim_id):
+        if claim := self.claims.get(event.claim_id) or self.over_quota.get(event.claim_id):
             claim.expired = True
         return []
 
@@ -291,7 +245,7 @@ class PoolState:
         slot = self._release(event.claim_id, event.key)
         if slot is None:
             return [KillSandbox(event.key, event.info.sandbox_id)]
-        del self.claims[event.claim_id]
+        self._leave(event.claim_id)
         self._taken(slot, event.info)
         return [AnswerClaim(event.claim_id, event.info)]
 
@@ -328,7 +282,7 @@ class PoolState:
     def _claim_dropped(self, event: ev.ClaimDropped, _now_s: float) -> list[Instruction]:
         orders = self._give_back(event.claim_id, event.key)
         if orders:
-            del self.claims[event.claim_id]
+            self._leave(event.claim_id)
             self.waiting.remove(event.claim_id)
         return orders
 
@@ -336,6 +290,19 @@ class PoolState:
         return []
 
     # ---- what follows from where things stand ----
+
+    def _admit(self, now_s: float) -> list[Instruction]:
+        """Claims over their quota: those for which there is room by now wait like any other, late ones are refused."""
+        orders: list[Instruction] = []
+        for claim in list(self.over_quota.values()):
+            refusal = self._refusal(claim)
+            if refusal is None:
+                del self.over_quota[claim.claim_id]
+                self._enter(claim)
+            elif claim.expired or self._due(claim.refuse_at_s, now_s):
+                del self.over_quota[claim.claim_id]
+                orders.append(RefuseClaim(claim.claim_id, refusal))
+        return orders
 
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
@@ -439,6 +406,17 @@ class PoolState:
             return []
         return [KillSandbox(key, info.sandbox_id)]
 
+    def _refusal(self, claim: Claim) -> str | None:
+        return None if claim.quota is None else self.ledger.refusal(claim.owner, claim.quota, claim.use)
+
+    def _enter(self, claim: Claim) -> None:
+        self.claims[claim.claim_id] = claim
+        self.waiting.append(claim.claim_id)
+        self.ledger.move(None, claim.charge)
+
+    def _leave(self, claim_id: str) -> None:
+        self.ledger.move(self.claims.pop(claim_id).charge, None)
+
     def _due(self, at_s: float, now_s: float) -> bool:
         if at_s <= now_s:
             return True
@@ -469,7 +447,7 @@ class PoolState:
         self.waiting.appendleft(claim_id)  # it has waited longest
 
     def _reject(self, claim: Claim, reason: str) -> RejectClaim:
-        del self.claims[claim.claim_id]
+        self._leave(claim.claim_id)
         self.waiting.remove(claim.claim_id)
         in_transit = len(self.buckets["silent"]) + sum(
             slot.description is not None and slot.description.state == "destroying"
@@ -499,6 +477,9 @@ class PoolState:
     def _index(self, slot: Slot, *, gone: bool = False) -> None:
         """Bring buckets and the node's counts up to date with what `slot` has become."""
         node = self.nodes[slot.key.node_id]
+        charge = None if gone else self._charge(slot)
+        self.ledger.move(slot.charged, charge)
+        slot.charged = charge
         before, after = slot.indexed, None if gone else slot.standing()
         if before == after:
             return
@@ -514,6 +495,13 @@ class PoolState:
         if after is not None:
             self.buckets[after[0]].setdefault(slot.key, slot)
         slot.indexed = after
+
+    def _charge(self, slot: Slot) -> Charge | None:
+        info = slot.description.info if slot.description is not None else None
+        if info is None:
+            return None
+        claim = self.claims.get(slot.claim_id) if slot.claim_id is not None else None
+        return None if claim is not None and claim.made(info) else charge_of(info)
 
     def check(self) -> None:
         """Assert every invariant; costs a walk over everything."""
@@ -538,6 +526,12 @@ class PoolState:
                 assert self.slots[claim.key].claim_id == claim.claim_id
         assert not (self.waiting and any(self.buckets[bucket] for bucket in FREE)), "a claim waits beside a free slot"
         assert not any(self.claims[claim_id].expired for claim_id in self.waiting)
+        assert not self.over_quota.keys() & self.claims.keys()
+        assert not any(self._refusal(claim) is None for claim in self.over_quota.values())
+        ledger = Ledger()
+        for charge in (*(claim.charge for claim in self.claims.values()), *map(self._charge, self.slots.values())):
+            ledger.move(None, charge)
+        assert ledger.uses == self.ledger.uses, (ledger.uses, self.ledger.uses)
         assert len(self.tombstones) <= self.tombstones_kept
         assert len(self.abandoned) <= self.abandoned_kept
 

@@ -13,6 +13,7 @@ from raybox_actors.isolation.policy import HOME, WallsPolicy, base_environment
 from raybox_actors.isolation.walls import Walls, build_walls, bwrap_arguments
 from raybox_actors.kernels.base import Finished, Kernel, KernelEvent
 from raybox_actors.kernels.forked import ForkedKernel
+from raybox_actors.kernels.identity import Identity
 from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.stock import StockKernel
 from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
@@ -66,7 +67,11 @@ class Resident:
     kind: type[ForkedKernel] | type[StockKernel]
     walls: Walls | None = None
     kernel: Kernel | None = None
+    identity: Identity = field(init=False)
     seen: list[KernelEvent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.identity = Identity(self.slot)
 
     async def start(self) -> None:
         """Fresh walls and a fresh kernel."""
@@ -75,7 +80,7 @@ class Resident:
         prefix = str(Path(self.site.python).parent.parent)
         env = base_environment(prefix)
         zygote = ZygoteClient(self.site.zygote_address)
-        place = Place(self.walls, zygote, self.site.policy, self.slot, self.site.python, env)
+        place = Place(self.walls, zygote, self.site.policy, self.identity, self.site.python, env)
         self.kernel = self.kind(place, HOME)
         await self.kernel.start()
         await self.kernel.exercise()  # as before a claim: it must leave no trace
@@ -89,6 +94,7 @@ class Resident:
             await wait_readable(self.walls.pidfd)
             self.walls.close()
             self.walls = None
+        self.identity.close()
 
     async def run(self, code: str, env: dict[str, str] | None = None) -> Told:
         """Run a cell; afterwards there is a live kernel again, whatever the cell did."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
 import pytest
 
+from raybox_actors.values import Quota
 from raybox_cluster.cli import up_command
 from raybox_cluster.config import OptionError, UpOptions, option_name, read_file, resolve
+from raybox_cluster.config_keys import MAX_KEYS
+from raybox_cluster.gateway.auth import ApiKey, hash_key
+
+#: Keys do not belong on a command line, which everybody on the machine can read.
+ONLY_IN_FILES = {"api_keys"}
 
 
 def test_command_line_and_file_have_the_same_options() -> None:
     on_command_line = {one.name for one in up_command.params if isinstance(one, click.Option)} - {"config", "detach"}
-    assert on_command_line == {one.name for one in fields(UpOptions)}
+    assert on_command_line == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     for option in up_command.params:
         if option.name in on_command_line:
             assert option.opts == [f"--{option_name(str(option.name))}"]
@@ -24,9 +31,10 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
     values: dict[str, object] = {
         "name": "two", "host": "0.0.0.0", "port": 9000, "api-key": "k" * 8, "sandboxes": 20, "warm": 3,
         "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
-        "kernel": "ipykernel",
+        "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256, "pids-max": 100,
+        "require": "strict",
     }  # fmt: skip
-    assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)}
+    assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
     file.write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
     from_file = resolve({}, file, environment={})
@@ -96,6 +104,86 @@ def test_files_that_cannot_be_meant(tmp_path: Path, text: str, says: str) -> Non
         read_file(file)
     assert str(raised.value).startswith(f"{file}: ")
     assert says in str(raised.value) or "not UTF-8" in str(raised.value)
+
+
+HASH = hash_key("the key of bob")
+KEYS = f"""
+api-key: key-of-the-admin
+api_keys:
+  - {{name: alice, key: key-of-alice, sandboxes: 4, cpu: 2.5, memory-mib: 4096}}
+  - {{name: bob, sha256: {HASH}, admin: true}}
+"""
+
+
+def test_the_file_in_the_documents_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    (tmp_path / "pool.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    options = resolve({}, tmp_path / "pool.yaml", environment={})
+    assert options.require == "strict"
+    assert [(one.name, one.admin, one.quota) for one in options.api_keys] == [
+        ("alice", False, Quota(sandboxes=4)),
+        ("trainer", False, Quota(cpu=32, memory_mib=65_536)),
+        ("ops", True, None),
+    ]
+
+
+def test_keys_of_a_file_are_hashed_as_they_are_read(tmp_path: Path) -> None:
+    (tmp_path / "pool.yaml").write_text(KEYS)
+    options = resolve({}, tmp_path / "pool.yaml", environment={})
+    alice, bob = options.api_keys
+    assert alice == ApiKey("alice", hash_key("key-of-alice"), False, Quota(4, 2.5, 4096))
+    assert bob == ApiKey("bob", HASH, True, None)
+    assert "key-of-alice" not in json.dumps(asdict(options))
+    assert UpOptions(**json.loads(json.dumps(asdict(options)))) == options  # how the detached process gets them
+    assert "alice" not in repr(options)
+    default, *others = options.keys("key-of-the-admin")
+    assert default == ApiKey("default", hash_key("key-of-the-admin"), admin=True)
+    assert others == [alice, bob]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("alice", "entry 1 must have name and key or sha256"),
+        ({"key": "very-secret"}, "entry 1: name must be"),
+        ({"name": "a b", "key": "very-secret"}, "entry 1: name must be"),
+        ({"name": "default", "key": "very-secret"}, "the name default is that of --api-key"),
+        ({"name": "a"}, "a: give either key or sha256"),
+        ({"name": "a", "key": "very-secret", "sha256": HASH}, "a: give either key or sha256"),
+        ({"name": "a", "key": "secret!"}, "a: key must be 8 to 256"),
+        ({"name": "a", "key": 1234567890}, "a: key must be 8 to 256"),
+        ({"name": "a", "key": "very secret"}, "a: key must be 8 to 256"),
+        ({"name": "a", "sha256": "very-secret"}, "a: sha256 must be 64 lower-case hex digits"),
+        ({"name": "a", "sha256": HASH.upper()}, "a: sha256 must be 64"),
+        ({"name": "a", "key": "very-secret", "admin": "yes"}, "a: admin must be true or false"),
+        ({"name": "a", "key": "very-secret", "sandboxs": 1}, "a: unknown field 'sandboxs'; the fields are name"),
+        ({"name": "a", "key": "very-secret", "sandboxes": -1}, "a: sandboxes must be a number from 0"),
+        ({"name": "a", "key": "very-secret", "sandboxes": True}, "a: sandboxes must be"),
+        ({"name": "a", "key": "very-secret", "sandboxes": 1.5}, "a: sandboxes must be"),
+        ({"name": "a", "key": "very-secret", "cpu": float("nan")}, "a: cpu must be"),
+        ({"name": "a", "key": "very-secret", "memory_mib": "1G"}, "a: memory_mib must be"),
+    ],
+)
+def test_keys_that_cannot_be_meant(entry: object, says: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        UpOptions(api_keys=[entry])  # type: ignore[arg-type]  # as it comes from a file
+    assert str(raised.value).startswith(f"api-keys: {says}")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_name_and_a_key_can_be_given_only_once() -> None:
+    one = {"name": "a", "key": "very-secret"}
+    for other, says in (
+        ({"name": "a", "key": "other-secret"}, "name a"),
+        ({"name": "b", "key": "very-secret"}, "of a"),
+    ):
+        with pytest.raises(OptionError, match=f"{says} is given twice"):
+            UpOptions(api_keys=[one, other])  # type: ignore[arg-type]  # as it comes from a file
+    with pytest.raises(OptionError, match="one of them is the key of --api-key"):
+        UpOptions(api_key="very-secret", api_keys=[one])  # type: ignore[arg-type]  # as it comes from a file
+    for many in ("a", {"name": "a"}, [one] * (MAX_KEYS + 1)):
+        with pytest.raises(OptionError, match=r"api-keys: (must be a list|has more than)"):
+            UpOptions(api_keys=many)  # type: ignore[arg-type]  # as it comes from a file
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:

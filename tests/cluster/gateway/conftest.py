@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raybox_actors.values import CreateRequest, SandboxInfo
 from raybox_cluster.gateway.app import create_app
-from raybox_cluster.gateway.auth import ApiKeys, new_key
+from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key, new_key
 from tests.cluster.gateway.memory import MemoryBackend
 
 #: Between keepalive events; short, so that no test waits for one.
@@ -42,9 +42,16 @@ class QuietServer(uvicorn.Server):
 @dataclass(frozen=True, slots=True)
 class Gateway:
     url: str
-    key: str
+    key: str  #: an admin's
     backend: MemoryBackend
     client: httpx.AsyncClient  #: sends the API key with every request
+    switch: Switch
+
+    def with_keys(self, *keys: ApiKey) -> None:
+        """Accept these, too."""
+        self.switch.app = create_app(
+            self.backend, ApiKeys([ApiKey("tester", hash_key(self.key), admin=True), *keys]), keepalive_s=KEEPALIVE_S
+        )
 
     def sdk(self) -> dict[str, str]:
         """Options for every call of the official SDK."""
@@ -95,5 +102,5 @@ async def gateway(switch: tuple[Switch, str]) -> AsyncIterator[Gateway]:
     backend, key = MemoryBackend(), new_key()
     server.app = create_app(backend, ApiKeys.of(tester=key, other=new_key()), keepalive_s=KEEPALIVE_S)
     async with httpx.AsyncClient(base_url=url, headers={"X-API-KEY": key}, verify=False) as client:
-        yield Gateway(url, key, backend, client)
+        yield Gateway(url, key, backend, client, server)
     await backend.close()

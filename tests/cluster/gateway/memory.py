@@ -6,20 +6,24 @@ import asyncio
 import itertools
 import json
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
-from raybox_actors.agent.api import Agent
 from raybox_actors.errors import Cause, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LogEntry,
     NodeStatus,
     PoolStatus,
+    ResourceUsage,
     SandboxInfo,
 )
+from tests.cluster.gateway.local_agent import LocalAgent
 
 #: How long `execute` waits for a first event, as the real one does.
 FIRST_EVENTS_S = 0.005
@@ -82,7 +86,6 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.0
         self.live: dict[str, SandboxInfo] = {}
-        self.agents: dict[str, Agent] = {}  #: by sandbox id, whatever a test puts there
         self.gone: dict[str, Cause] = {}
         self.contexts_of: dict[str, dict[str, ContextInfo]] = {}
         self.created: list[CreateRequest] = []
@@ -97,6 +100,11 @@ class MemoryBackend:
         self.creating = asyncio.Event()
         self.killed: asyncio.Queue[str] = asyncio.Queue()
         self.calls: list[str] = []
+        self.agents: dict[str, LocalAgent] = {}
+        self.environments: dict[str, dict[str, str]] = {}
+        self.samples: list[ResourceUsage] = []
+        self.entries: list[LogEntry] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ids = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -115,6 +123,8 @@ class MemoryBackend:
     def end(self, sandbox_id: str, cause: Cause) -> None:
         del self.live[sandbox_id]
         self.gone[sandbox_id] = cause
+        if sandbox_id in self.agents:
+            self.agents[sandbox_id].end(SandboxLost(sandbox_id, cause))
         for run in self.runs.values():
             run.fail(SandboxLost(sandbox_id, cause))
 
@@ -137,7 +147,7 @@ class MemoryBackend:
             memory_mib=1024,
             disk_mib=2048,
             owner=request.owner,
-            envd_access_token="envd-token" if request.secure else None,
+            envd_access_token=f"envd-token-{sandbox_id}" if request.secure else None,
             traffic_access_token=None if request.allow_public_traffic else "traffic-token",
             allow_internet_access=request.allow_internet_access,
             network=request.network,
@@ -145,6 +155,7 @@ class MemoryBackend:
             timings_ms={"queued": 0.5, "ready": 2.5},
         )
         self.live[sandbox_id] = info
+        self.environments[sandbox_id] = request.env_vars
         self.contexts_of[sandbox_id] = {
             name: ContextInfo(name, language, "/home/user")
             for name, language in (("py", "python"), ("js", "javascript"))
@@ -241,10 +252,43 @@ class MemoryBackend:
         except KeyError:
             raise NotFound("context", context_id) from None
 
-    async def agent(self, sandbox_id: str) -> Agent:
+    async def agent(self, sandbox_id: str) -> LocalAgent:
         self._called("agent")
-        self._sandbox(sandbox_id)
+        return self.agent_of(sandbox_id)
+
+    def agent_of(self, sandbox_id: str) -> LocalAgent:
+        """One folder for each sandbox; the agent looks for itself whether the sandbox is there."""
+        if sandbox_id not in self.agents:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="raybox-test-")
+
+            def check() -> None:
+                if self.fail_with is not None:
+                    raise self.fail_with
+                if self._sandbox(sandbox_id).state != "running":
+                    raise NotFound("sandbox", sandbox_id)
+
+            self.agents[sandbox_id] = LocalAgent(Path(self._folder.name).resolve() / sandbox_id, check)
         return self.agents[sandbox_id]
+
+    async def environment(self, sandbox_id: str) -> dict[str, str]:
+        self._called("environment")
+        self._sandbox(sandbox_id)
+        return self.environments.get(sandbox_id, {})
+
+    async def metrics(
+        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
+    ) -> list[ResourceUsage]:
+        self._called("metrics")
+        self._sandbox(sandbox_id)
+        found = [one for one in self.samples if start_s is None or one.at_s >= start_s]
+        return [one for one in found if end_s is None or one.at_s <= end_s]
+
+    async def logs(self, sandbox_id: str) -> list[LogEntry]:
+        self._called("logs")
+        if sandbox_id not in self.gone:
+            self._sandbox(sandbox_id)
+        return self.entries
 
     async def status(self) -> PoolStatus:
         self._called("status")
@@ -255,3 +299,7 @@ class MemoryBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for agent in self.agents.values():
+            await agent.close()
+        if self._folder is not None:
+            self._folder.cleanup()

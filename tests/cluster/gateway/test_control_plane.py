@@ -27,7 +27,7 @@ async def test_create_answers_201_with_the_fields_of_the_contract_and_what_it_to
         "clientID": "raybox",
         "alias": "code-interpreter-v1",
         "envdVersion": "0.6.13",
-        "envdAccessToken": "envd-token",
+        "envdAccessToken": info.envd_access_token,
         "raybox": {"timings_ms": {"queued": 0.5, "ready": 2.5}, "node_id": "node-1"},
     }
     wanted = gateway.backend.created[0]
@@ -172,7 +172,10 @@ async def test_a_limit_is_429(gateway: Gateway) -> None:
 async def test_connect_only_extends_and_tells_running_from_resumed(gateway: Gateway) -> None:
     info = await gateway.sandbox(timeout_s=100.0)
     first = await gateway.client.post(f"/v2/sandboxes/{info.sandbox_id}/connect", json={"timeout": 10})
-    assert (first.status_code, first.json()["envdAccessToken"]) == (200, "envd-token")
+    assert (first.status_code, first.json()["envdAccessToken"]) == (
+        200,
+        info.envd_access_token,
+    )
     assert gateway.backend.live[info.sandbox_id].end_at_s == info.end_at_s
     second = await gateway.client.post(f"/v2/sandboxes/{info.sandbox_id}/connect", content=b"")
     assert second.status_code == 200
@@ -200,7 +203,7 @@ async def test_info_has_every_field_and_no_null_that_crashes_a_client(gateway: G
         "metadata": {"a": "b"},
         "state": "running",
         "envdVersion": "0.6.13",
-        "envdAccessToken": "envd-token",
+        "envdAccessToken": info.envd_access_token,
         "allowInternetAccess": True,
         "lifecycle": {"autoResume": False, "onTimeout": "kill"},
         "raybox": {"node_id": "node-1", "owner": ""},
@@ -345,7 +348,7 @@ async def test_faults_are_500_without_a_traceback(gateway: Gateway, error: Excep
 async def test_status_is_the_pools_own(gateway: Gateway) -> None:
     response = await gateway.client.get("/raybox/status")
     assert response.json() == {
-        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2}],
+        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": ""}],
         "slots_by_state": {"warm": 1, "running": 1},
         "capacity": 2,
         "warm": 1,

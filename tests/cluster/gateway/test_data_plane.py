@@ -82,14 +82,12 @@ async def test_any_other_port_is_closed(gateway: Gateway) -> None:
     assert (response.json()["port"], response.json()["code"]) == (8080, 502)
 
 
-async def test_files_and_processes_come_later(gateway: Gateway) -> None:
+async def test_the_agents_own_paths_are_not_there(gateway: Gateway) -> None:
     info = await gateway.sandbox()
-    for path in ("/files", "/process.Process/Start", "/envs"):
-        response = await gateway.on_port(ENVD, info.sandbox_id, "POST", path, json={})
-        assert (response.status_code, response.json()["code"]) == (501, 501)
-        assert response.json()["message"] == "files and processes are not available in this version"
-    for path in ("/init", "/freeze"):
-        assert (await gateway.on_port(ENVD, info.sandbox_id, "POST", path)).status_code == 404
+    token = {"X-Access-Token": info.envd_access_token or ""}
+    for path in ("/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade", "/anything", "/"):
+        response = await gateway.on_port(ENVD, info.sandbox_id, "POST", path, headers=token)
+        assert (response.status_code, response.json()["code"]) == (404, 404), path
 
 
 @pytest.mark.parametrize(

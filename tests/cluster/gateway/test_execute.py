@@ -12,7 +12,8 @@ import pytest
 from starlette.types import Message
 
 from raybox_actors.errors import InternalError, NotFound, SandboxLost
-from raybox_cluster.gateway.routes_execute import Executions, StreamAborted
+from raybox_cluster.gateway.asgi import StreamAborted
+from raybox_cluster.gateway.routes_execute import Executions
 from tests.cluster.gateway.conftest import KEEPALIVE_S, Gateway
 from tests.cluster.gateway.memory import MemoryBackend, Run
 

@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 from e2b import (
     AuthenticationException,
+    FileNotFoundException,
     InvalidArgumentException,
     NotFoundException,
     SandboxException,
@@ -176,10 +177,10 @@ async def test_errors_arrive_as_the_sdks_own(gateway: Gateway) -> None:
     sandbox = await AsyncSandbox.create(**sdk)
     with pytest.raises(SandboxException, match="not available in this version: pausing"):
         await sandbox.pause()
-    with pytest.raises(SandboxException, match="files and processes are not available in this version"):
+    with pytest.raises(FileNotFoundException, match="path '/x' does not exist"):
         await sandbox.files.read("/x")
-    with pytest.raises(SandboxException, match="files and processes are not available in this version"):
-        await sandbox.commands.run("true")
+    with pytest.raises(NotFoundException, match="process with pid 1 not found"):
+        await sandbox.commands.connect(1)
     with pytest.raises(InvalidArgumentException):
         await sandbox.run_code("1", language="r", context=(await sandbox.list_code_contexts())[0])
 

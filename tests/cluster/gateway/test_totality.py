@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 import raybox_actors.errors
+from raybox_actors.agent.errors import AgentError
 from raybox_actors.errors import NoCapacity, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import CreateRequest
 from raybox_cluster.gateway.app import create_app
-from raybox_cluster.gateway.auth import ApiKeys, hash_key, new_key
+from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key, new_key
 from raybox_cluster.gateway.errors import (
     STATUS,
     TemplateNotFound,
@@ -41,6 +42,8 @@ def one(cls: type[RayboxError]) -> RayboxError:
         return cls("sandbox", "abc")
     if issubclass(cls, SandboxLost):
         return cls("abc", "oom")
+    if issubclass(cls, AgentError):
+        return cls("invalid_argument", "something")
     if issubclass(cls, NoCapacity):
         return cls("full", 1.5)
     return cls("something")
@@ -153,7 +156,11 @@ async def _send_all(requests: list[tuple[tuple[str, str, int], bytes]]) -> None:
             info = await backend.create(CreateRequest())
             headers = {"X-API-KEY": key}
             if port:
-                headers = {"E2b-Sandbox-Id": info.sandbox_id, "E2b-Sandbox-Port": str(port)}
+                headers = {
+                    "E2b-Sandbox-Id": info.sandbox_id,
+                    "E2b-Sandbox-Port": str(port),
+                    "X-Access-Token": info.envd_access_token or "",
+                }
             response = await client.request(
                 method, path.replace("{id}", info.sandbox_id), content=body, headers=headers
             )
@@ -168,17 +175,17 @@ async def _send_all(requests: list[tuple[tuple[str, str, int], bytes]]) -> None:
 
 def test_keys_are_held_as_hashes_and_tell_whose_they_are() -> None:
     alice, bob = new_key(), new_key()
-    keys = ApiKeys({"alice": hash_key(alice), "bob": hash_key(bob)})
-    assert (keys.owner_of(alice.encode()), keys.owner_of(bob.encode())) == ("alice", "bob")
+    keys = ApiKeys([ApiKey("alice", hash_key(alice)), ApiKey("bob", hash_key(bob), admin=True)])
+    assert [keys.identify(key.encode()).name for key in (alice, bob)] == ["alice", "bob"]
     assert alice not in repr(vars(keys))
     assert repr(keys) == "ApiKeys(alice, bob)"
     for wrong in (None, b"", b"\xff", alice.encode() + b"x", b"x" * 1000):
         with pytest.raises(raybox_actors.errors.Unauthenticated):
-            keys.owner_of(wrong)
+            keys.identify(wrong)
     with pytest.raises(raybox_actors.errors.Unauthenticated):
-        ApiKeys({}).owner_of(alice.encode())
+        ApiKeys([]).identify(alice.encode())
     with pytest.raises(ValueError, match="not the hex form"):
-        ApiKeys({"alice": alice})
+        ApiKey("alice", alice)
 
 
 def test_responses_are_ascii_whatever_is_in_them() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 import ray
 
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, InternalError, NoCapacity, NotFound, SandboxLost
+from raybox_actors.errors import BadRequest, InternalError, LimitReached, NoCapacity, NotFound, SandboxLost
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.values import CreateRequest, ExecuteRequest, SandboxInfo
+from raybox_actors.values import CreateRequest, ExecuteRequest, Quota, SandboxInfo
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import find, names
@@ -105,6 +106,47 @@ async def test_the_same_idempotency_key_yields_the_same_sandbox(pool: PoolConfig
     assert first == second == await backend.create(request)
     other = await backend.create(CreateRequest(idempotency_key="k", owner="somebody else"))
     assert other.sandbox_id != first.sandbox_id
+
+
+@pytest.fixture
+def wide_pool(ray_cluster: str) -> Iterator[PoolConfig]:
+    """More slots than any quota of the tests."""
+    config = PoolConfig(name=f"w{secrets.token_hex(3)}", secret=b"x", sandboxes=6, warm=2, admission_wait_s=5.0)
+    ensure_pool(config, timeout_s=60.0, classes=CLASSES)
+    yield config
+    teardown_pool(config)
+
+
+async def test_a_quota_holds_when_creates_race_through_several_gateways(wide_pool: PoolConfig) -> None:
+    gateways = [RayBackend(wide_pool) for _ in range(3)]
+
+    async def all_there() -> bool:
+        return sum((await gateways[0].status()).slots_by_state.values()) == 6
+
+    await until(all_there)
+    mine = CreateRequest(owner="alice", quota=Quota(sandboxes=3))
+    answers = await asyncio.gather(
+        *(gateways[n % 3].create(mine) for n in range(9)),
+        gateways[0].create(CreateRequest(owner="bob")),
+        return_exceptions=True,
+    )
+    infos = [one for one in answers if isinstance(one, SandboxInfo)]
+    refused = [one for one in answers if isinstance(one, LimitReached)]
+    assert sorted(info.owner for info in infos) == ["alice"] * 3 + ["bob"], answers
+    assert len(refused) == 6, answers
+    assert "its sandboxes have 3 of 3" in str(refused[0])
+
+    # What a new manager does not know yet it asks for before it decides.
+    os.kill(pid_of(manager_name(wide_pool)), signal.SIGKILL)
+    with pytest.raises(LimitReached):
+        await gateways[1].create(mine)
+    # A place that has just come free is free, however late the manager hears of it.
+    last = next(info for info in infos if info.owner == "alice")
+    for _ in range(5):
+        await gateways[2].kill(last.sandbox_id)
+        last = await gateways[1].create(mine)
+    owners = [info.owner for info in await gateways[0].sandboxes()]
+    assert owners.count("alice") == 3
 
 
 async def test_a_dead_actor_is_reported_and_replaced_by_another_number(pool: PoolConfig) -> None:
@@ -332,11 +374,13 @@ async def test_a_surplus_slot_is_stopped_unless_it_was_claimed(pool: PoolConfig)
     await until(stopped)
 
 
-def test_a_pool_that_cannot_start_says_why(ray_cluster: None, config: PoolConfig) -> None:
+async def test_a_pool_that_cannot_start_says_why(ray_cluster: None, config: PoolConfig) -> None:
     broken = ActorClasses(CLASSES.sandbox, f"{FAKES}:BrokenNodeAgent")
     try:
         with pytest.raises(InternalError, match="no bubblewrap on this node"):
-            ensure_pool(config, timeout_s=60.0, classes=broken)
+            await asyncio.to_thread(ensure_pool, config, timeout_s=60.0, classes=broken)
+        (node,) = (await RayBackend(config).status()).nodes
+        assert (node.problem, node.zygote_ready, node.slots) == ("no bubblewrap on this node", False, 0)
     finally:
         teardown_pool(config)
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raybox_actors import sandbox_id as ids
-from raybox_actors.values import SandboxInfo, SlotDescription, SlotState
+from raybox_actors.values import Quota, SandboxInfo, SlotDescription, SlotState
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
@@ -27,11 +27,13 @@ from raybox_cluster.pool.instructions import (
     Instruction,
     KillSandbox,
     PrepareSlot,
+    RefuseClaim,
     RejectClaim,
     StartSlot,
     StopSlot,
 )
 from raybox_cluster.pool.policy import Policy
+from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import HANDLERS, PoolState
 
 NODE = "a" * 56
@@ -42,11 +44,29 @@ def key(slot: int, node_id: str = NODE) -> SlotKey:
     return SlotKey(node_id, slot)
 
 
-def an_info(at: SlotKey, epoch: int, word: str = "", idempotency_key: str | None = None) -> SandboxInfo:
+#: Of the keys in the test of any order; others have none.
+QUOTAS = {"alice": Quota(sandboxes=1), "bob": Quota(cpu=4), "carol": Quota(memory_mib=100)}
+USE = Use(1, 1, 1)
+
+
+def an_info(
+    at: SlotKey, epoch: int, word: str = "", idempotency_key: str | None = None, owner: str = ""
+) -> SandboxInfo:
     entropy = random.Random(f"{at}{epoch}{word}").randbytes(ids.ENTROPY_BYTES)
     sandbox_id = ids.mint(SECRET, at.node_id, at.slot, epoch, entropy)
     return SandboxInfo(
-        sandbox_id, "t", "running", 0.0, 300.0, {}, 1, 1, 1, node_id=at.node_id, idempotency_key=idempotency_key
+        sandbox_id,
+        "t",
+        "running",
+        0.0,
+        300.0,
+        {},
+        1,
+        1,
+        1,
+        owner=owner,
+        node_id=at.node_id,
+        idempotency_key=idempotency_key,
     )
 
 
@@ -112,12 +132,15 @@ def test_slots_are_spread_over_nodes() -> None:
 def test_a_failing_agent_is_tried_again_later_and_later() -> None:
     pool = PoolState(1, 0, Policy(backoff_first_s=1.0))
     feed(pool, ev.NodeSeen(NODE))
-    assert feed(pool, ev.NodeAgentFailed(NODE)) == []
+    assert feed(pool, ev.NodeAgentFailed(NODE, "no bubblewrap")) == []
+    assert [node.problem for node in pool.status().nodes] == ["no bubblewrap"]
     assert pool.wake_at_s == 1.0
     assert feed(pool, ev.Ticked(), now_s=0.9) == []
     assert feed(pool, ev.Ticked(), now_s=1.0) == [EnsureNodeAgent(NODE)]
     feed(pool, ev.NodeAgentFailed(NODE), now_s=1.0)
     assert pool.wake_at_s == 3.0
+    feed(pool, ev.NodeAgentReady(NODE), now_s=1.0)
+    assert [node.problem for node in pool.status().nodes] == [""]
 
 
 def test_a_slot_that_does_not_start_is_replaced_by_a_new_number_after_a_pause() -> None:
@@ -239,6 +262,90 @@ def test_a_dropped_claim_frees_nothing_until_the_slot_speaks() -> None:
     feed(pool, ev.ClaimAsked("c"))
     assert feed(pool, ev.ClaimDropped("c", key(0))) == [DescribeSlot(key(0))]
     assert not pool.claims
+
+
+# ---- quotas ----
+
+
+def asked(claim_id: str, owner: str = "alice", quota: Quota | None = None, use: Use = USE) -> ev.ClaimAsked:
+    return ev.ClaimAsked(claim_id, owner, quota or Quota(sandboxes=1), use, f"key {claim_id}")
+
+
+def won(claim_id: str, slot: int, owner: str = "alice", epoch: int = 0) -> ev.ClaimWon:
+    return ev.ClaimWon(claim_id, key(slot), an_info(key(slot), epoch, claim_id, f"key {claim_id}", owner))
+
+
+def test_claims_that_race_for_the_last_place_of_a_quota() -> None:
+    pool = a_pool("warm", "warm", "warm")
+    assert feed(pool, asked("c")) == [AssignClaim("c", key(0))]
+    assert feed(pool, asked("d")) == []  # `c` is not won yet, but counts
+    assert feed(pool, asked("e", "bob")) == [AssignClaim("e", key(1))]
+    assert pool.wake_at_s == Policy().over_quota_wait_s
+    feed(pool, won("c", 0))
+    (order,) = feed(pool, ev.Ticked(), now_s=Policy().over_quota_wait_s)
+    assert order == RefuseClaim("d", "the quota of API key alice is used up: its sandboxes have 1 of 1 sandboxes")
+    assert not pool.over_quota
+
+
+def test_a_claim_whose_place_comes_free_a_moment_later_is_served() -> None:
+    pool = a_pool("warm", "warm")
+    feed(pool, asked("c"), won("c", 0))
+    assert feed(pool, asked("d")) == [DescribeSlot(key(0))]
+    assert feed(pool, described(key(0), "destroying", 2)) == [AssignClaim("d", key(1))]
+
+
+def test_a_sandbox_that_speaks_before_its_claim_is_answered_counts_once() -> None:
+    pool = a_pool("warm", "warm")
+    two = Quota(sandboxes=2)
+    feed(pool, asked("c", quota=two))
+    feed(pool, described(key(0), "running", 2, info=won("c", 0).info))
+    assert feed(pool, asked("d", quota=two)) == [AssignClaim("d", key(1))]
+
+
+@pytest.mark.parametrize(
+    ("quota", "use", "says"),
+    [
+        (Quota(cpu=3), Use(1, 2, 1), "its sandboxes have 2 of 3 CPUs"),
+        (Quota(memory_mib=3000), Use(1, 1, 2000), "its sandboxes have 2000 of 3000 MiB of memory"),
+    ],
+)
+def test_quotas_of_cpu_and_memory(quota: Quota, use: Use, says: str) -> None:
+    pool = a_pool("warm", "warm")
+    feed(pool, asked("c", quota=quota, use=use), asked("d", quota=quota, use=use))
+    (order,) = feed(pool, ev.Ticked(), now_s=60.0)
+    assert isinstance(order, RefuseClaim)
+    assert order.reason.endswith(says)
+
+
+def test_what_no_quota_of_the_key_can_hold_is_refused_at_once() -> None:
+    pool = a_pool("warm")
+    (order,) = feed(pool, asked("c", quota=Quota(memory_mib=512), use=Use(1, 1, 1024)))
+    assert order == RefuseClaim("c", "the quota of API key alice is 512 MiB of memory, and a sandbox needs 1024")
+    (order,) = feed(pool, asked("d", quota=Quota(sandboxes=0)))
+    assert isinstance(order, RefuseClaim)
+
+
+def test_only_so_many_claims_of_a_key_wait_for_room_in_its_quota() -> None:
+    pool = a_pool("warm", policy=Policy(over_quota_waiting_most=2))
+    feed(pool, asked("c"), won("c", 0), asked("d"), asked("e"))
+    assert [type(order) for order in feed(pool, asked("f"))] == [RefuseClaim]
+    assert list(pool.over_quota) == ["d", "e"]
+
+
+def test_a_new_manager_counts_what_the_former_made() -> None:
+    pool = PoolState(2, 0)
+    feed(pool, ev.NodeSeen(NODE), ev.SlotFound(key(0)))
+    feed(pool, described(key(0), "running", 7, info=an_info(key(0), 0, owner="alice")))
+    assert feed(pool, asked("c")) == [DescribeSlot(key(0))]
+    assert feed(pool, ev.SlotLost(key(0))) == []
+    assert list(pool.claims) == ["c"]
+
+
+def test_a_claim_that_is_given_up_no_longer_counts() -> None:
+    pool = a_pool("warm")
+    feed(pool, asked("c"), ev.ClaimDropped("c", key(0)))
+    feed(pool, asked("d"), ev.ClaimDeadlinePassed("d"))
+    assert pool.ledger.uses == {}
 
 
 # ---- claims that gateways make directly ----
@@ -468,6 +575,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.abandoned: set[str] = set()
         self.claims = 0
         self.open: set[str] = set()
+        #: Who asked, by claim.
+        self.asked_by: dict[str, str] = {}
         self.won: dict[str, SandboxInfo] = {}
         self.pool = PoolState(sandboxes, warm, Policy(claims_waiting_most=5), tombstones_kept=3)
 
@@ -479,6 +588,9 @@ class AnyOrder(RuleBasedStateMachine):
                     self.won[claim_id] = info
                 case RejectClaim(claim_id):
                     self.open.remove(claim_id)
+                case RefuseClaim(claim_id):
+                    self.open.remove(claim_id)
+                    assert self.asked_by[claim_id] in QUOTAS
                 case _:
                     self.orders.append(order)
 
@@ -536,7 +648,7 @@ class AnyOrder(RuleBasedStateMachine):
                     self.end(actor)
             case AssignClaim(claim_id, at):
                 if actor.state in ("idle", "warm"):
-                    info = actor.info = an_info(at, actor.epoch, claim_id)
+                    info = actor.info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
                     self.change(actor, "running")
                     self.replies.append((at.node_id, lambda: ev.ClaimWon(claim_id, at, info)))
                 else:
@@ -584,11 +696,13 @@ class AnyOrder(RuleBasedStateMachine):
     def an_actor_dies(self, at: int) -> None:
         del self.actors[sorted(self.actors)[at % len(self.actors)]]
 
-    @rule()
-    def somebody_asks(self) -> None:
+    @rule(owner=st.sampled_from(("", "dave", *QUOTAS)))
+    def somebody_asks(self, owner: str) -> None:
         self.claims += 1
-        self.open.add(str(self.claims))
-        self.tell(ev.ClaimAsked(str(self.claims)))
+        claim_id = str(self.claims)
+        self.open.add(claim_id)
+        self.asked_by[claim_id] = owner
+        self.tell(ev.ClaimAsked(claim_id, owner, QUOTAS.get(owner), USE, f"key {claim_id}"))
 
     @precondition(lambda self: self.open)
     @rule(at=st.integers(0, 9))
@@ -687,7 +801,10 @@ class AnyOrder(RuleBasedStateMachine):
     def holds(self) -> None:
         if hasattr(self, "pool"):
             self.pool.check()
-            assert set(self.pool.claims) == self.open
+            assert self.pool.claims.keys() | self.pool.over_quota.keys() == self.open
+            for owner, quota in QUOTAS.items():
+                live = sum(actor.info is not None and actor.info.owner == owner for actor in self.actors.values())
+                assert live <= min(quota.sandboxes or 99, quota.cpu or 99, quota.memory_mib or 99), owner
 
     def teardown(self) -> None:
         """Let everything come to rest: then the pool believes what is true and wants nothing more."""
@@ -714,12 +831,57 @@ class AnyOrder(RuleBasedStateMachine):
         assert not any(a.info.idempotency_key in self.abandoned for a in claimed if a.info)
         warm = sum(actor.state == "warm" for actor in self.actors.values())
         assert warm >= min(self.warm, len(self.actors) - len(claimed))
+        assert not self.pool.over_quota
         if self.open:
             assert len(claimed) >= self.sandboxes
 
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(("ask", "ask", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")),
+        st.sampled_from(tuple(QUOTAS)),
+        st.integers(0, 9),
+    ),
+    min_size=30,
+    max_size=80,
+)
+
+
+@settings(max_examples=80)
+@given(_steps)
+def test_no_order_of_things_takes_a_key_over_its_quota(steps: list[tuple[str, str, int]]) -> None:
+    """The world of AnyOrder with fewer troubles and more callers, so that quotas are what is scarce."""
+    world = AnyOrder()
+    world.begin(6, 1)
+    world.a_node_comes("a")
+    while world.orders or world.replies:
+        world.take(0) if world.orders else world.hear(0)
+    assert len(world.actors) == 6
+    for what, owner, at in steps:
+        live = [actor for actor in world.actors.values() if actor.info]
+        match what:
+            case "ask":
+                world.somebody_asks(owner)
+            case "carry out" if world.orders:
+                world.take(at)
+            case "hear" if world.replies:
+                world.hear(at)
+            case "mail" if world.mail:
+                world.a_message_arrives_or_not(at, lost=at == 9)
+            case "end" if live:
+                world.end(live[at % len(live)])
+            case "die" if world.actors and at == 0:
+                world.an_actor_dies(at)
+            case "replace" if at == 0:
+                world.the_manager_is_replaced()
+            case "wait":
+                world.time_passes(at / 10)
+        world.holds()
+    world.teardown()
 
 
 @pytest.mark.parametrize("failures", range(1, 200, 7))

@@ -1,0 +1,101 @@
+"""What PoolState keeps of each slot, node and claim. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from raybox_actors.values import Quota, SandboxInfo, SlotDescription
+from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.quotas import NOTHING, Charge, Use
+
+#: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
+#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
+BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
+#: A claim takes the slot that is ready soonest.
+FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
+
+
+@dataclass(slots=True)
+class Slot:
+    key: SlotKey
+    #: The newest by `sequence`; None until the actor first spoke.
+    description: SlotDescription | None = None
+    #: The claim that the actor was asked for and has not answered.
+    claim_id: str | None = None
+    #: The last epoch in which a claim was won here. A description of that epoch that shows it free is old.
+    claimed_epoch: int = -1
+    #: The description on whose word a claim was refused: only a newer one makes the slot free again.
+    refused_sequence: int = -1
+    #: PrepareSlot was ordered and has not ended.
+    prepare_ordered: bool = False
+    #: StopSlot was ordered; never free again.
+    stopping: bool = False
+    described_at_s: float = 0.0
+    #: As entered into the indexes: bucket, being prepared, executions.
+    indexed: tuple[Bucket, bool, int] | None = None
+    #: As entered into the ledger: the sandbox that is here, unless a claim that is counted is to have it.
+    charged: Charge | None = None
+
+    def bucket(self) -> Bucket:
+        if self.stopping:
+            return "stopping"
+        known = self.description
+        if known is None:
+            return "silent"
+        if self.claim_id or known.epoch <= self.claimed_epoch or known.sequence <= self.refused_sequence:
+            return "taken"
+        match known.state:
+            case "idle" | "preparing" | "warm":
+                return known.state
+            case "starting" | "running" | "paused" | "destroying" | "stopped":
+                return "taken"
+
+    def standing(self) -> tuple[Bucket, bool, int]:
+        bucket = self.bucket()
+        executions = self.description.executions_running if self.description else 0
+        return bucket, self.prepare_ordered or bucket == "preparing", executions
+
+
+@dataclass(slots=True)
+class Node:
+    node_id: str
+    agent: Literal["absent", "ordered", "ready"] = "absent"
+    agent_failures: int = 0
+    agent_problem: str = ""
+    agent_after_s: float = 0.0  #: no EnsureNodeAgent before
+    start_failures: int = 0
+    start_after_s: float = 0.0  #: no StartSlot before
+    prepare_failures: int = 0
+    prepare_after_s: float = 0.0  #: no PrepareSlot before
+    next_slot: int = 0  #: above the number of every slot ever seen here
+    # Counts over the slots of this node, kept by PoolState._index.
+    slots: int = 0  #: without those that are stopping
+    silent: int = 0
+    preparing: int = 0
+    executions: int = 0
+
+
+@dataclass(slots=True)
+class Claim:
+    claim_id: str
+    key: SlotKey | None = None  #: assigned there; None: waiting
+    broken: int = 0
+    expired: bool = False  #: its admission wait is over; it may end where it is assigned, but waits no more
+    owner: str = ""
+    quota: Quota | None = None
+    use: Use = NOTHING
+    idempotency_key: str | None = None
+    refuse_at_s: float = 0.0  #: of one that is over its quota
+
+    @property
+    def charge(self) -> Charge:
+        return Charge(self.owner, self.use)
+
+    def made(self, info: SandboxInfo) -> bool:
+        """Whether this sandbox is what this claim was for."""
+        return self.idempotency_key is not None and (self.owner, self.idempotency_key) == (
+            info.owner,
+            info.idempotency_key,
+        )

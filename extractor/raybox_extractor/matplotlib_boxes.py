@@ -1,0 +1,130 @@
+"""Box-and-whisker plots: matplotlib draws them as loose lines and patches, in an order that tells what is what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+
+@dataclass(slots=True)
+class Box:
+    """One box. position: where it stands on the axis of the categories; the other numbers are on the other axis."""
+
+    position: float
+    half_width: float
+    horizontal: bool
+    low: float
+    first_quartile: float
+    third_quartile: float
+    high: float
+    median: float
+    outliers: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Coordinates across and along the box."""
+
+    across: tuple[float, ...]
+    along: tuple[float, ...]
+    has_line: bool
+
+    @property
+    def is_upright(self) -> bool:
+        return len(self.across) == 2 and self.across[0] == self.across[1]
+
+    @property
+    def is_level(self) -> bool:
+        return len(self.along) == 2 and self.along[0] == self.along[1]
+
+
+def find_boxes(lines: Sequence[Any], patches: Sequence[Any]) -> tuple[list[Box], set[int]]:
+    """The boxes among an axes' lines and patches, and the ids of all artists that belong to them.
+
+    What draws a box draws it as one outline, two whiskers, perhaps two caps, a median, perhaps a mean, perhaps
+    outliers. The whiskers begin at the quartiles, so that all numbers are exact. Boxes without an outline are not
+    recognised. A box that repeats one is left out, but is one of them: it says nothing new.
+    """
+    for horizontal in (False, True):
+        read = [_read(line, horizontal) for line in lines]
+        boxes: list[Box] = []
+        used: set[int] = set()
+        at = 0
+        while at + 2 < len(read):
+            end, box, outline = _box_at(read, at, lines, patches, horizontal)
+            if box is None:
+                at += 1
+                continue
+            used |= {id(line) for line in lines[at:end]} | {id(outline)}
+            if box not in boxes:
+                boxes.append(box)
+            at = end
+        if boxes:
+            return boxes, used
+    return [], set()
+
+
+def _box_at(
+    read: list[_Line], at: int, lines: Sequence[Any], patches: Sequence[Any], horizontal: bool
+) -> tuple[int, Box | None, Any]:
+    """The box whose first whisker is `read[at]`: the index after its last line, itself, and its outline."""
+    lower, upper = read[at], read[at + 1]
+    if not (lower.is_upright and upper.is_upright and lower.across == upper.across):
+        return at, None, None
+    position, (first, low), (third, high) = lower.across[0], lower.along, upper.along
+    if not low <= first <= third <= high:
+        return at, None, None
+    outline, half_width = _outline(position, first, third, lines[at - 1] if at else None, patches, horizontal)
+    if outline is None:
+        return at, None, None
+    end = at + 2
+    # Caps are there, or not: both at the ends of the whiskers, and one more line for the median after them.
+    caps = read[end : end + 2]
+    if [cap.is_level and cap.along[0] == edge for cap, edge in zip(caps, (low, high), strict=False)] == [True, True]:
+        end += 2
+    if not (end < len(read) and read[end].is_level and first <= read[end].along[0] <= third):
+        return at, None, None
+    box = Box(position, half_width, horizontal, low, first, third, high, median=read[end].along[0])
+    end += 1
+    if end < len(read) and _is_mean(read[end], position, first, third, read, end):
+        end += 1
+    if end < len(read) and not read[end].has_line and set(read[end].across) <= {position}:
+        box.outliers = [value for value in read[end].along if numpy.isfinite(value)]
+        end += 1
+    return end, box, outline
+
+
+def _is_mean(line: _Line, position: float, first: float, third: float, read: list[_Line], at: int) -> bool:
+    """A line within the box, or one marker with another markers' line after it; alone, a marker is an outlier."""
+    if line.has_line:
+        return line.is_level and line.across[0] < position < line.across[1]
+    follows = at + 1 < len(read) and not read[at + 1].has_line and set(read[at + 1].across) <= {position}
+    return line.across == (position,) and (follows or first <= line.along[0] <= third)
+
+
+def _outline(
+    position: float, first: float, third: float, before: Any, patches: Sequence[Any], horizontal: bool
+) -> tuple[Any, float]:
+    """The artist that draws the box, and half of its width."""
+    candidates = [(patch, patch.get_path().vertices) for patch in patches if type(patch).__name__ == "PathPatch"]
+    if before is not None:
+        candidates.append((before, numpy.asarray(before.get_xydata(), dtype=float)))
+    for artist, vertices in candidates:
+        if len(vertices) < 5:
+            continue
+        across, along = vertices[:, int(horizontal)], vertices[:, 1 - int(horizontal)]
+        left, right = float(across.min()), float(across.max())
+        # A notch may reach beyond the quartiles, but its corners are among the points.
+        corners = {float(value) for value in along}
+        if left < position < right and {first, third} <= corners and abs(left + right - 2 * position) < right - left:
+            return artist, (right - left) / 2
+    return None, 0.0
+
+
+def _read(line: Any, horizontal: bool) -> _Line:
+    x, y = (tuple(numpy.asarray(values, dtype=float).tolist()) for values in line.get_data(orig=False))
+    across, along = (y, x) if horizontal else (x, y)
+    return _Line(across, along, has_line=str(line.get_linestyle()) not in ("None", "none", "", " "))
