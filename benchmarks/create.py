@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from benchmarks.peers import cold_start_s
@@ -19,12 +20,10 @@ PLAIN, FRAME = "1+1", "import pandas as pd; pd.DataFrame({'a': [1]})"
 def measure(report: Report) -> None:
     progress("cold jupyter_client kernels")
     cold = {cell: [cold_start_s(cell) for _ in range(PEER_ROUNDS)] for cell in (PLAIN, FRAME)}
-    progress("a pool with warm sandboxes")
-    with pool(sandboxes=4, warm=2) as running:
-        warm = {cell: rounds(running, 2, cell) for cell in (PLAIN, FRAME)}
-    progress("a pool without")
-    with pool(sandboxes=2, warm=0) as running:
-        refill = {cell: rounds(running, 0, cell) for cell in (PLAIN, FRAME)}
+    warm, refill = both_pools()
+    if report.base is not None:
+        progress(f"the same of {report.base}")
+        against_base(report, (warm, refill), both_pools(report.base))
     for cell, suffix, words in ((PLAIN, "", "first result"), (FRAME, "_frame", "first data frame")):
         peer = median_ms(cold[cell])
         report.add(f"cold{suffix}_ms", peer, f"cold jupyter_client kernel, to {words}", "ms")
@@ -33,6 +32,28 @@ def measure(report: Report) -> None:
             report.add(f"{name}{suffix}_p95_ms", p95_ms(times[cell]), f"raybox, {label}, to {words}, 95 of 100", "ms")
         report.add(f"warm_speedup{suffix}", peer / median_ms(warm[cell]), f"warm against cold, {words}", "x")
         report.add(f"refill_speedup{suffix}", peer / median_ms(refill[cell]), f"none warm against cold, {words}", "x")
+
+
+Times = dict[str, list[float]]
+
+
+def both_pools(python: str = sys.executable) -> tuple[Times, Times]:
+    """Seconds to the first result, by cell: with warm sandboxes, and without."""
+    progress("a pool with warm sandboxes")
+    with pool(4, 2, python) as running:
+        warm = {cell: rounds(running, 2, cell) for cell in (PLAIN, FRAME)}
+    progress("a pool without")
+    with pool(2, 0, python) as running:
+        refill = {cell: rounds(running, 0, cell) for cell in (PLAIN, FRAME)}
+    return warm, refill
+
+
+def against_base(report: Report, ours: tuple[Times, Times], base: tuple[Times, Times]) -> None:
+    for name, our_times, base_times in zip(("warm", "refill"), ours, base, strict=True):
+        for cell, suffix in ((PLAIN, ""), (FRAME, "_frame")):
+            before = median_ms(base_times[cell])
+            report.add(f"base_{name}{suffix}_ms", before, f"base, {name}{suffix}", "ms")
+            report.add(f"{name}{suffix}_of_base", median_ms(our_times[cell]) / before, f"{name}{suffix}, of base", "x")
 
 
 def rounds(running: BenchPool, warm: int, cell: str) -> list[float]:

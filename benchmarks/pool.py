@@ -47,10 +47,10 @@ class BenchPool:
 
 
 @contextlib.contextmanager
-def pool(sandboxes: int, warm: int) -> Iterator[BenchPool]:
-    """A running pool of its own, at rest; gone at the end."""
+def pool(sandboxes: int, warm: int, python: str = sys.executable) -> Iterator[BenchPool]:
+    """A running pool of its own, at rest; gone at the end. `python`: whose raybox it is."""
     name = f"bench{os.getpid()}"
-    command = [sys.executable, "-m", "raybox_cluster"]
+    command = [python, "-m", "raybox_cluster"]
     numbers = ["--port", "0", "--sandboxes", str(sandboxes), "--warm", str(warm)]
     subprocess.run(
         [*command, "up", "--detach", "--name", name, "--address", "local", *numbers],

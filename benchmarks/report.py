@@ -20,6 +20,7 @@ class Report:
     benchmark: str
     figures: dict[str, float] = field(default_factory=dict)
     rows: list[tuple[str, str]] = field(default_factory=list)
+    base: str | None = None  #: interpreter of another raybox, to be measured in the same run
 
     def add(self, name: str, value: float, label: str, unit: str = "") -> None:
         self.figures[name] = round(value, 4)
@@ -52,8 +53,12 @@ def main(benchmark: str, measure: Callable[[Report], None], about: str) -> None:
     """Run one benchmark as a command: a table, or with --json one object as the last line."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{benchmark}", description=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    as_json = parser.parse_args().json
-    report = Report(benchmark)
+    parser.add_argument(
+        "--base", metavar="PYTHON", help="interpreter of another raybox, to be measured too where the benchmark can"
+    )
+    given = parser.parse_args()
+    as_json = given.json
+    report = Report(benchmark, base=given.base)
     measure(report)
     if as_json:
         print(json.dumps({"benchmark": benchmark, "machine": machine(), "figures": report.figures}))

@@ -63,6 +63,7 @@ class Context:
         self._interrupt_asked = False  #: before it had
         self._ended_by: CodeError | None = None  #: why `current` loses its kernel, if that is our doing
         self._used = False  #: a cell began in this kernel, so it may have state to lose
+        self._late_env: dict[str, str] = {}  #: given while a kernel starts, which may not have heard of it
         self._removed = False
 
     async def start(self) -> None:
@@ -73,6 +74,7 @@ class Context:
                 self._used = False
 
     async def _new_kernel(self) -> Kernel:
+        self._late_env = {}
         kernel = self._make_kernel()
         try:
             await kernel.start()
@@ -85,6 +87,8 @@ class Context:
         if self._removed:
             await kernel.stop()
             raise KernelFailed(REMOVED)
+        if self._late_env:
+            await kernel.configure(self._late_env)
         return kernel
 
     async def configure(self, env: dict[str, str]) -> None:
@@ -92,6 +96,8 @@ class Context:
         async with self._turn:
             if env and self._kernel is not None:
                 await self._kernel.configure(env)
+            else:
+                self._late_env = {**self._late_env, **env}
 
     async def exercise(self) -> None:
         if self._kernel is not None:

@@ -14,25 +14,34 @@ import shutil
 from pathlib import Path
 
 from raybox_actors.agent.helpers import write_helpers
-from raybox_actors.config import NodeFacts, PoolConfig
+from raybox_actors.config import LanguageKernel, NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
-from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed, sweep
+from raybox_actors.isolation.cgroup import remove_pool, this_machine
+from raybox_actors.isolation.layers import layers_failure
+from raybox_actors.isolation.leaks import LeakSweeper
+from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed
 from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
+from raybox_template.languages import find_runtimes
 
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 10.0
+#: At the end it looks until nothing is left, but no longer than this.
+STOP_LOOKS, STOP_PAUSE_S = 20, 0.1
 #: Kernels whose zygote died are ours to reap, and whoever destroys their sandbox waits for that.
 REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
+ETC = {"none": "etc", "egress": "etc-egress"}
 
 
 class NodeFallsShort(InternalError):
@@ -58,8 +67,8 @@ class NodeAgent:
         self._starting: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._stopping = False
-        #: Orphans found and killed since the start; should stay zero.
-        self.orphans_swept = 0
+        self._cgroups = this_machine()
+        self._leaks = LeakSweeper(config.name, self._folder, self._cgroups)
 
     async def start(self) -> NodeFacts:
         """Return when the zygote is ready. Builds the template first if this node does not have it (about 20 s).
@@ -83,7 +92,13 @@ class NodeAgent:
         """What the sandbox actors of this node need to know; waits for the zygote."""
         return await self.start()
 
+    @property
+    def orphans_swept(self) -> int:
+        """Processes that dead actors left, found and killed since the start; should stay zero."""
+        return self._leaks.counts["processes"]
+
     async def ping(self) -> dict[str, int | bool]:
+        """Also `leaked_<kind>`: how much was found left of dead sandboxes since the start; zeros, if all is well."""
         ready = self._zygote is not None and self._zygote.alive and self._ready.is_set()
         zygote_pid = self._zygote.pid if self._zygote is not None else 0
         return {
@@ -91,6 +106,7 @@ class NodeAgent:
             "zygote_pid": zygote_pid,
             "zygote_ready": ready,
             "orphans_swept": self.orphans_swept,
+            **{f"leaked_{kind}": count for kind, count in self._leaks.counts.items()},
         }
 
     async def _run(self) -> None:
@@ -102,12 +118,20 @@ class NodeAgent:
             )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
-            skeleton = self._folder / "etc"
-            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            skeleton = self._folder / ETC[self._config.network]
+            nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
+            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
-            read_only = tuple(str(prefix) for prefix in template.prefixes)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton))
+            runtimes = await asyncio.to_thread(find_runtimes)
+            folders = [*template.prefixes, *(folder for runtime in runtimes.values() for folder in runtime.folders)]
+            languages = {name: LanguageKernel(one.command, one.protocol) for name, one in runtimes.items()}
+            read_only = tuple(map(str, folders))
+            if failure := await asyncio.to_thread(layers_failure):
+                logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
+            self._facts = NodeFacts(
+                address, str(template.python), read_only, str(skeleton), not failure, languages=languages
+            )
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:
@@ -161,13 +185,12 @@ class NodeAgent:
         assert self._facts is not None
         own = self._zygote.pid if self._zygote is not None and self._zygote.alive else None
         try:
-            found = sweep(f"{self._config.name}:", self._facts.zygote_address, own)
+            found = self._leaks.sweep(self._facts.zygote_address, own)
         except OSError:
             logger.exception("sweep")
             return
-        for orphan in found:
-            self.orphans_swept += 1
-            logger.warning("swept an orphan: %s, pid %d", orphan.what, orphan.pid)
+        for leak in found:
+            logger.warning("left of a dead sandbox: %s: %s", leak.kind, leak.what)
 
     async def stop(self) -> None:
         """End the zygote and remove what this agent made on the node."""
@@ -179,6 +202,13 @@ class NodeAgent:
         for name in ("zygote.sock", "zygote.log"):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
+        for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago
+            if self._facts is not None:
+                self._sweep()
+            if self._cgroups is None or remove_pool(self._cgroups, self._config.name):
+                break
+            await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder / "etc", ignore_errors=True)
+            for name in ETC.values():
+                shutil.rmtree(self._folder / name, ignore_errors=True)
             self._folder.rmdir()

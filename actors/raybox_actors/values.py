@@ -153,6 +153,7 @@ class NodeStatus:
     zygote_ready: bool
     slots: int
     problem: str = ""  #: why it hosts no sandboxes, in one line
+    leaks: dict[str, int] = field(default_factory=dict)  #: found left of dead sandboxes, by kind; should stay zero
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,10 @@ def render(url: str, said: dict[str, Any]) -> str:
     lines.append(f"nodes      {len(nodes)}")
     for node in nodes:
         state = "gone" if not node["alive"] else "ready" if node["zygote_ready"] else "starting"
-        lines.append(f"  {node['node_id'][:12]}  {state}, {node['slots']} slots")
+        state = "not used" if node["problem"] else state
+        left = ", ".join(f"{count} {kind}" for kind, count in node.get("leaks", {}).items() if count)
+        left = f"; left of dead sandboxes and swept: {left}" if left else ""
+        lines.append(f"  {node['node_id'][:12]}  {state}, {node['slots']} slots{left}")
         if node["problem"]:
             lines.append(f"    {node['problem']}")
     return "\n".join(lines)

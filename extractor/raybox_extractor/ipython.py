@@ -129,7 +129,7 @@ def _add_plotly_renderer(module: Any) -> None:
 
     html = sys.modules["plotly.io._base_renderers"].HtmlRenderer(connected=True)
 
-    class Renderer(module.PlotlyRenderer):  # type: ignore[misc, name-defined]  # plotly is not to be seen from here
+    class Renderer(module.PlotlyRenderer):  # type: ignore[misc]  # plotly is not to be seen from here
         def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
             bundle: dict[str, Any] = super().to_mimebundle(fig_dict)
             chart = figures.extract_figure(fig_dict)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
+from matplotlib import rcParams
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class _Line:
     across: tuple[float, ...]
     along: tuple[float, ...]
     has_line: bool
+    marker: str
 
     @property
     def is_upright(self) -> bool:
@@ -80,12 +82,14 @@ def _box_at(
     outline, half_width = _outline(position, first, third, lines[at - 1] if at else None, patches, horizontal)
     if outline is None:
         return at, None, None
-    end = at + 2
     # Caps are there, or not: both at the ends of the whiskers, and one more line for the median after them.
-    caps = read[end : end + 2]
-    if [cap.is_level and cap.along[0] == edge for cap, edge in zip(caps, (low, high), strict=False)] == [True, True]:
-        end += 2
-    if not (end < len(read) and read[end].is_level and first <= read[end].along[0] <= third):
+    caps = [
+        cap.is_level and cap.along[0] == edge for cap, edge in zip(read[at + 2 : at + 4], (low, high), strict=False)
+    ]
+    after_caps = (at + 4, at + 2) if caps == [True, True] else (at + 2,)
+    medians = (end for end in after_caps if end < len(read) and read[end].is_level)
+    end = next((end for end in medians if first <= read[end].along[0] <= third), -1)
+    if end < 0:
         return at, None, None
     box = Box(position, half_width, horizontal, low, first, third, high, median=read[end].along[0])
     end += 1
@@ -102,16 +106,16 @@ def _is_mean(line: _Line, position: float, first: float, third: float, read: lis
     if line.has_line:
         return line.is_level and line.across[0] < position < line.across[1]
     follows = at + 1 < len(read) and not read[at + 1].has_line and set(read[at + 1].across) <= {position}
-    return line.across == (position,) and (follows or first <= line.along[0] <= third)
+    inside = line.across == (position,) and first <= line.along[0] <= third
+    return line.across == (position,) and (follows or inside or line.marker == rcParams["boxplot.meanprops.marker"])
 
 
 def _outline(
     position: float, first: float, third: float, before: Any, patches: Sequence[Any], horizontal: bool
 ) -> tuple[Any, float]:
     """The artist that draws the box, and half of its width."""
-    candidates = [(patch, patch.get_path().vertices) for patch in patches if type(patch).__name__ == "PathPatch"]
-    if before is not None:
-        candidates.append((before, numpy.asarray(before.get_xydata(), dtype=float)))
+    candidates = [] if before is None else [(before, numpy.asarray(before.get_xydata(), dtype=float))]
+    candidates += [(patch, patch.get_path().vertices) for patch in patches if type(patch).__name__ == "PathPatch"]
     for artist, vertices in candidates:
         if len(vertices) < 5:
             continue
@@ -127,4 +131,4 @@ def _outline(
 def _read(line: Any, horizontal: bool) -> _Line:
     x, y = (tuple(numpy.asarray(values, dtype=float).tolist()) for values in line.get_data(orig=False))
     across, along = (y, x) if horizontal else (x, y)
-    return _Line(across, along, has_line=str(line.get_linestyle()) not in ("None", "none", "", " "))
+    return _Line(across, along, str(line.get_linestyle()) not in ("None", "none", "", " "), str(line.get_marker()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ class Marks:
                     group = (self.names.of(bar.get_facecolor()) if self.names else None) or f"Group {number}"
                 start, size = _extent(bar, horizontal)
                 name = axis.name_at(start + size / 2, abs(size) / 2)
-                value = charts.number(bar.get_width() if horizontal else bar.get_height())
+                value = _bar_value(*_extent(bar, not horizontal))
                 yield {"label": name, "value": value, "group": charts.text(group)}
 
     def _scatters(self, x: AxisReader, y: AxisReader, budget: Budget) -> Elements:
@@ -244,12 +245,20 @@ def without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
     return kept
 
 
+def _bar_value(start: float, size: float) -> float | None:
+    """The length of a bar, without the last digits if it stands on others: it is the difference of two sums."""
+    largest = max(abs(start), abs(start + size))
+    if not start or not math.isfinite(largest):
+        return charts.number(size)
+    return charts.number(round(size, 14 - math.ceil(math.log10(largest))))
+
+
 def _is_horizontal(container: Any) -> bool:
     return getattr(container, "orientation", None) == "horizontal"
 
 
 def _extent(bar: Any, horizontal: bool) -> tuple[float, float]:
-    """Where a bar begins on the axis of the categories, and its width there."""
+    """Where a bar begins, and its size: on the x axis, or on the y axis if horizontal."""
     start, size = (bar.get_y(), bar.get_height()) if horizontal else (bar.get_x(), bar.get_width())
     return float(start), float(size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
 from . import _requests, _responses, _transport
@@ -95,12 +96,13 @@ class Messages:
         self._channel = channel
         self._request = request
         self._parser = EnvelopeParser()
-        self._waiting: list[Message] = []
+        self._waiting: deque[Message] = deque()
         self._error: RayboxError | None = None
         self._closed = False
         self._reading = threading.Lock()
         self._stream = channel.open(request)
         self._finalizer = weakref.finalize(self, self._stream.close)
+        self._finalizer.atexit = False  # the system does it then, and a forked child must leave it alone
 
     def next(self) -> Message | None:
         """The next one; None when the stream ended well, or was closed. Raises what its failure means."""
@@ -110,7 +112,7 @@ class Messages:
                     raise self._error
                 if self._closed or not self._read():
                     return None
-            return self._waiting.pop(0)
+            return self._waiting.popleft()
 
     def _read(self) -> bool:
         """False at the end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from ._errors import (
     TimeoutException,
 )
 from ._requests import Request
-from ._responses import NOT_FOUND_TEXT, Reply, broken_reply, details_of, error_of, parsed
+from ._responses import NOT_FOUND_TEXT, STREAMS, Reply, broken_reply, details_of, error_of, parsed
 
 Message = dict[str, Any]
 
@@ -60,7 +61,17 @@ STATUS_OF_CODE: Mapping[str, int] = {
 
 #: What a path that does not exist is called when files are spoken of.
 FILE_OPERATIONS = frozenset(
-    {"read_file", "write_file", "list_files", "file_info", "make_dir", "rename_file", "remove_file", "watch_dir"}
+    {
+        "create_watcher",
+        "file_info",
+        "list_files",
+        "make_dir",
+        "read_file",
+        "remove_file",
+        "rename_file",
+        "watch_dir",
+        "write_file",
+    }
 )
 
 
@@ -81,13 +92,13 @@ def bytes_of(text: object) -> bytes:
 
     Raises SandboxException (internal).
     """
-    try:
-        if not isinstance(text, str):
-            raise TypeError
+    if isinstance(text, str):
+        with contextlib.suppress(ValueError):
+            return binascii.a2b_base64(text, strict_mode=True)  # as nearly all of it is written
         plain = text.rstrip("=").replace("-", "+").replace("_", "/")
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise SandboxException("the server sent bytes that are no base64") from error
+        with contextlib.suppress(ValueError):
+            return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
+    raise SandboxException("the server sent bytes that are no base64")
 
 
 def text_of(data: bytes) -> str:
@@ -177,11 +188,11 @@ def _error(request: Request, details: Mapping[str, Any], status: int, headers: M
     elif isinstance(code, int) and 400 <= code < 600:
         status = code  # the gateway's own answer
     told = error_of(request, Reply(status, headers, json.dumps(dict(details)).encode()))
-    if "kind" in details:
-        return told
     chosen: type[RayboxError] | None = None
     if status == 404 and type(told) is NotFoundException and request.operation in FILE_OPERATIONS:
         chosen = FileNotFoundException
+    elif "kind" in details:
+        return told
     elif status in (499, 504):
         chosen = TimeoutException
     elif status == 429:
@@ -190,11 +201,12 @@ def _error(request: Request, details: Mapping[str, Any], status: int, headers: M
         chosen = SandboxNotRunningException if NOT_FOUND_TEXT in told.message else SandboxUnreachableException
     if chosen is None:
         return told
-    own = status == 504  # the limit was the caller's, and what ran there took longer
+    own = status == 504 and request.operation in STREAMS  # what ran there took longer than it was given
+    mask = details.get("should_mask_sample")
     return chosen(
         told.message,
         told.status_code,
-        should_mask_sample=False if own else None,
+        should_mask_sample=mask if isinstance(mask, bool) else False if own else None,
         sandbox_id=told.sandbox_id,
         cause=told.cause,
         retry_after_s=told.retry_after_s,

@@ -218,7 +218,7 @@ def create_watcher(
     allow_network_mounts: bool,
 ) -> Request:
     message = _watch(path, recursive, include_entry, allow_network_mounts)
-    return call(config, to, "watch_dir", f"{SERVICE}/CreateWatcher", message, limit_s, user)
+    return call(config, to, "create_watcher", f"{SERVICE}/CreateWatcher", message, limit_s, user)
 
 
 def watch(

@@ -47,6 +47,7 @@ Operation = Literal[
     "make_dir",
     "rename_file",
     "remove_file",
+    "create_watcher",
     "watch_dir",
     "watch_events",
     "unwatch_dir",

@@ -41,8 +41,9 @@ PORT_CLOSED_TEXT = "port is not open"
 
 CONTROL_PLANE = frozenset({"create", "connect", "list", "info", "kill", "set_timeout", "get_metrics", "update_network"})
 
-#: What `timeout` bounds, and not `request_timeout`.
 COMMANDS = frozenset({"run_command", "connect_command"})
+#: What `timeout` bounds, and not `request_timeout`.
+STREAMS = COMMANDS | {"stream_input", "watch_dir"}
 
 #: Statuses that say "not now": the server has changed nothing.
 BUSY_STATUSES = frozenset({429, 503})
@@ -160,7 +161,7 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
     where = request.url.split("?")[0]
     sandbox_id = request.sandbox_id
     if failure.stage in ("connect_timeout", "head_timeout") or (
-        failure.stage == "timeout" and request.operation not in ("execute", *COMMANDS)
+        failure.stage == "timeout" and request.operation not in ("execute", *STREAMS)
     ):
         reached = failure.stage != "connect_timeout"
         if request.idle_s is not None:
@@ -174,9 +175,10 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
             retryable=not reached or request.method == "GET",
             sandbox_id=sandbox_id,
         )
-    if failure.stage == "timeout" and request.operation in COMMANDS:
+    if failure.stage == "timeout" and request.operation in STREAMS:
+        what = "the command" if request.operation in COMMANDS else request.operation
         return TimeoutException(
-            f"the command took longer than timeout={request.total_s:g} s; a command that was started with it is killed",
+            f"{what} took longer than its timeout; a command that was started with it is killed",
             should_mask_sample=False,
             sandbox_id=sandbox_id,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Literal
 from urllib.parse import quote, urlencode
 
@@ -12,6 +11,8 @@ from ._errors import InvalidArgumentException
 
 def sign(path: str, operation: Literal["read", "write"], user: str, token: str, expires_unix_s: int | None) -> str:
     """What proves that whoever made the URL knew the token; `user` is empty for the default one."""
+    import hashlib  # it brings OpenSSL, which nothing else needs before the first request
+
     signed = f"{path}:{operation}:{user}:{token}" + ("" if expires_unix_s is None else f":{expires_unix_s}")
     digest = hashlib.sha256(signed.encode()).digest()
     return "v1_" + base64.b64encode(digest).decode("ascii").rstrip("=")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,8 +21,15 @@ _GZIP_LEVEL = 1
 
 
 def is_streamed(data: object) -> bool:
-    """Whether it is read piece by piece, and not held in memory already."""
-    return not isinstance(data, (str, bytes, bytearray, memoryview))
+    """Whether it is read piece by piece, and not held in memory already.
+
+    Raises InvalidArgumentException for what is no data.
+    """
+    if isinstance(data, (str, bytes, bytearray, memoryview)):
+        return False
+    if not hasattr(data, "read") and not isinstance(data, (Iterable, AsyncIterable)):
+        raise InvalidArgumentException(f"expected text, bytes, a file or an iterable, got {type(data).__name__}")
+    return True
 
 
 def length_of(data: object) -> int | None:
@@ -48,7 +55,7 @@ def _bytes(piece: object) -> bytes:
 
 
 def pieces(data: WriteData) -> Iterator[bytes]:
-    """Text is written as UTF-8. Raises InvalidArgumentException for what is no data."""
+    """Text is written as UTF-8. Raises InvalidArgumentException for what is no data of a blocking call."""
     held = _held(data)
     if held is not None:
         yield held
@@ -59,7 +66,7 @@ def pieces(data: WriteData) -> Iterator[bytes]:
         for piece in data:
             yield _bytes(piece)
     else:
-        raise InvalidArgumentException(f"expected text, bytes, a file or an iterable, got {type(data).__name__}")
+        raise InvalidArgumentException(f"an asynchronous iterable ({type(data).__name__}) is for AsyncSandbox")
 
 
 async def pieces_async(data: AsyncWriteData) -> AsyncIterator[bytes]:
@@ -73,11 +80,9 @@ async def pieces_async(data: AsyncWriteData) -> AsyncIterator[bytes]:
     elif isinstance(data, AsyncIterable):
         async for piece in data:
             yield _bytes(piece)
-    elif isinstance(data, Iterable):
+    else:
         for piece in data:
             yield _bytes(piece)
-    else:
-        raise InvalidArgumentException(f"expected text, bytes, a file or an iterable, got {type(data).__name__}")
 
 
 def compressed(parts: Iterator[bytes]) -> Iterator[bytes]:
@@ -133,7 +138,7 @@ class Multipart(NamedTuple):
 
 def multipart(paths: Sequence[str], boundary: str | None = None) -> Multipart:
     """The file name of each part is the whole path, in UTF-8; quotes and line ends are escaped as browsers do."""
-    boundary = boundary or secrets.token_hex(16)
+    boundary = boundary or os.urandom(16).hex()
     heads = []
     for number, path in enumerate(paths):
         name = path.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

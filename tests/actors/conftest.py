@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raybox_actors.agent.helpers import write_helpers
-from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_actors.isolation.policy import WallsPolicy, layers_of
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.session import SessionOptions, open_session
@@ -56,12 +56,14 @@ def zygote(template: BuiltTemplate, run_folder: Path) -> Iterator[ZygoteProcess]
 
 
 @pytest.fixture(scope="session")
-def base_options(template: BuiltTemplate, run_folder: Path, zygote: ZygoteProcess) -> SessionOptions:
+def base_options(template: BuiltTemplate, run_folder: Path, zygote: ZygoteProcess) -> Iterator[SessionOptions]:
     skeleton, read_only = run_folder / "etc", tuple(str(prefix) for prefix in template.prefixes)
     policy = WallsPolicy(read_only=read_only, layers=layers_of(str(skeleton), read_only), mark=f"test{os.getpid()}:0:0")
     write_skeleton(skeleton, policy)
     write_helpers(skeleton, str(template.python))
-    return SessionOptions(0, zygote.address, str(template.python), skeleton, policy, cgroups=this_machine())
+    cgroups = this_machine()
+    yield SessionOptions(0, zygote.address, str(template.python), skeleton, policy, cgroups=cgroups)
+    assert cgroups is None or remove_pool(cgroups, f"test{os.getpid()}"), "a sandbox's cgroup is left"
 
 
 @pytest.fixture

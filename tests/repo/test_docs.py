@@ -49,7 +49,7 @@ def test_command(command: str, running_pool: RunningPool) -> None:
         # A second pool would take a minute: the words must be options; tests/cluster/cli runs the cycle itself.
         done = raybox(name, *words, "--help")
     else:
-        done = raybox(name, *words, *([] if name == "doctor" else ["--name", running_pool.name]))
+        done = raybox(name, *words, *([] if name in ("doctor", "key") else ["--name", running_pool.name]))
     assert done.returncode == 0, done.stderr
 
 

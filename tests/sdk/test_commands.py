@@ -219,7 +219,8 @@ async def test_error_at_the_end_of_the_stream(
 async def test_gateways_answers(sandbox: Any, player: Player, done: Done, answer: Answer, expected: type) -> None:
     player.on("POST", PATH + "Start", answer)
     player.on("POST", PATH + "List", answer)
-    for call in (lambda: sandbox.commands.run("x"), lambda: sandbox.commands.list()):
+    calls: list[Callable[[], Any]] = [lambda: sandbox.commands.run("x"), lambda: sandbox.commands.list()]
+    for call in calls:
         with pytest.raises(raybox.RayboxError) as caught:
             await done(call())
         assert type(caught.value) is expected
@@ -354,7 +355,7 @@ async def test_disconnecting_while_somebody_waits(sandbox: Any, colour: Any, pla
     handle = await done(sandbox.commands.run("x", background=True))
     waiting = asyncio.ensure_future(asyncio.to_thread(handle.wait) if colour is Sandbox else handle.wait())
     if colour is Sandbox:
-        wait_until(handle._messages._reading.locked, 10)
+        await asyncio.to_thread(wait_until, handle._messages._reading.locked, 10)
     await done(asyncio.to_thread(handle.disconnect) if colour is Sandbox else handle.disconnect())
     with pytest.raises(raybox.SandboxException, match="disconnected"):
         await waiting

@@ -154,3 +154,46 @@ def check_mount(result: int) -> None:
     if result:
         error = ctypes.get_errno()
         raise OSError(error, f"mount: {os.strerror(error)}")
+
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+PROBE_FIRST_ID = 1 << 20
+
+
+def probe() -> None:
+    """Make one layer as `furnish` does, in a mount namespace of our own that ends with us. Raises OSError."""
+    go, mapped = os.pipe()
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        failed = libc.unshare(CLONE_NEWUSER)
+        os.write(tell, b"n" if failed else b"y")
+        os.close(mapped)
+        os.read(go, 1)
+        os._exit(0)
+    try:
+        if os.read(told, 1) != b"y":
+            raise OSError("no user namespaces")
+        for kind in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{kind}", "w") as file:
+                file.write(f"0 {PROBE_FIRST_ID} 65536\n")
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+        if libc.unshare(CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), "unshare")
+        check_mount(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+        tree = clone_tree("/usr", namespace)
+        folder = "/tmp"  # noqa: S108  # covered by a file system of our own first
+        check_mount(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"mode=0755"))
+        for name in ("upper", "work", "merged"):
+            os.mkdir(f"{folder}/{name}")
+        attach(overlay(f"/proc/self/fd/{tree}", f"{folder}/upper", f"{folder}/work"), f"{folder}/merged")
+        if os.stat(f"{folder}/merged/bin").st_uid != PROBE_FIRST_ID:
+            raise OSError("files of a layer do not belong to the sandbox's root")
+    finally:
+        os.close(mapped)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    probe()

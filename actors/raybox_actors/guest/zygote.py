@@ -231,7 +231,10 @@ class Zygote:
             os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
             is_agent = request["op"] == "agent"
             walls.give_up_privileges(
-                int(request.get("oom_score_adj", 0)), request.get("rlimits", {}), self.calls, is_agent
+                int(request.get("oom_score_adj", 0)),
+                request.get("rlimits", {}),
+                self.calls,
+                is_agent or bool(request.get("root")),
             )
             os.environ.clear()
             os.environ.update(request["env"])

@@ -181,10 +181,11 @@ class Cgroup:
         # Version 1 has no such file: where nothing can fork, killing one after the other comes to an end.
         with contextlib.suppress(OSError):
             (self.folders["pids"] / "pids.max").write_text("0")
+        left = found
         for _ in range(KILL_ROUNDS):
-            for pid in found:
+            for pid in left:
                 self._kill(pid)
-            if not (found := self.processes()):
+            if not (left := self.processes()):
                 break
         return len(found)
 
@@ -239,10 +240,10 @@ def owner_of(name: str) -> int:
     return int(last) if last.isdigit() else 0
 
 
-def remove_pool(hierarchy: Hierarchy, pool: str) -> None:
-    """The pool's own folders, once they are empty."""
-    for root in hierarchy.roots:
-        _remove(root / TOP / pool)
+def remove_pool(hierarchy: Hierarchy, pool: str) -> bool:
+    """Away with the pool's own folders; false while there is something in them. Idempotent."""
+    left = [root for root in hierarchy.roots if not _remove(root / TOP / pool)]
+    return not left
 
 
 def _remove(folder: Path) -> bool:

@@ -57,7 +57,7 @@ def find_orphans(mark_prefix: str, zygote_address: str, own_zygote: int | None) 
         Orphan(pid, f"walls {mark}", tuple(_command_line(pid)))
         for pid, mark in marks.items()
         # Its parent is the actor's process or, for bubblewrap's own child, bubblewrap.
-        if mark.startswith(mark_prefix) and _parent(pid) not in marks and not _is_worker(_parent(pid))
+        if mark.startswith(mark_prefix) and _parent(pid) not in marks and not is_worker(_parent(pid))
     ]
     for pid in _pids():
         if pid != own_zygote:
@@ -79,7 +79,7 @@ def _namespace_depth(pid: int) -> int:
     return 0
 
 
-def _is_worker(pid: int) -> bool:
+def is_worker(pid: int) -> bool:
     words = _command_line(pid)
     return bool(words) and (
         words[0].startswith("ray::") or "default_worker.py" in " ".join(words) or pid == os.getpid()

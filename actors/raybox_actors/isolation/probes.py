@@ -5,7 +5,6 @@ capabilities.py says what the facts mean.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import json
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from raybox_actors.isolation.capabilities import COMMANDS, CONTROLLERS, Facts, TokenFacts
+from raybox_actors.isolation.capabilities import CONTROLLERS, RUNTIMES, Facts, TokenFacts
 
 REMOVE_LIMIT_S: Final = 2.0
 #: Of a process that is not part of any Ray.
@@ -30,7 +29,10 @@ NO_RAY: Final = TokenFacts()
 
 def probe(run_dir: str = "/run/raybox", token: TokenFacts = NO_RAY) -> Facts:
     """Look at this machine. Takes some 100 ms: starts bubblewrap, and a child that tries things in its own namespaces;
-    makes cgroups and removes them. Changes nothing. `token`: what is known of the Ray that this process is part of."""
+    makes cgroups and removes them. Leaves everything as it was, but for controllers that it enables on cgroup v2.
+
+    token: what is known of the Ray that this process is part of.
+    """
     bwrap = _find_bwrap()
     cgroup, controllers, cgroup_failure = _probe_cgroups()
     tried = _tries()
@@ -57,8 +59,15 @@ def probe(run_dir: str = "/run/raybox", token: TokenFacts = NO_RAY) -> Facts:
         tun_failure=_try_tun(),
         nft=shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin"),
         token=token,
-        runtimes={"python": python} | {language: shutil.which(command) for language, command in COMMANDS.items()},
+        runtimes={"python": python, **_language_kernels()},
     )
+
+
+def _language_kernels() -> dict[str, str | None]:
+    from raybox_template.languages import find_runtimes
+
+    found = {name: str(next(iter(one.folders), one.command[0])) for name, one in find_runtimes().items()}
+    return {language: found.get(kernel) for language, kernel in RUNTIMES.items() if language != "python"}
 
 
 def _find_bwrap() -> str | None:
@@ -165,19 +174,17 @@ def _probe_cgroups() -> tuple[int, frozenset[str], str]:
 
 
 def _try_cgroup_v2(root: Path) -> str:
-    """Limits need their controllers enabled for the children of `root`; what this enables, it disables again."""
+    """Limits need their controllers enabled for the children of `root`. They stay enabled: disabling them again could
+    take them from a pool that is just starting."""
     control = root / "cgroup.subtree_control"
-    absent = [name for name in CONTROLLERS if name not in _read(str(control)).split()]
+    enabled = _read(str(control)).split()
     try:
-        for name in absent:
-            control.write_text(f"+{name}")
+        for name in CONTROLLERS:
+            if name not in enabled:
+                control.write_text(f"+{name}")
         return _try_limits(root, set(_LIMITS[2].values()))
     except OSError as error:
         return f"{control}: {error.strerror}"
-    finally:
-        for name in absent:
-            with contextlib.suppress(OSError):
-                control.write_text(f"-{name}")
 
 
 def _try_limits(parent: Path, limits: set[tuple[str, str]]) -> str:

@@ -269,13 +269,14 @@ def start_walls(arguments: list[str], meanwhile: Callable[[], None] = lambda: No
         pidfd = os.pidfd_open(first_pid)
         monitor = os.pidfd_open(process.pid)
     except BaseException as error:
+        failure = _failure(process) if isinstance(error, OSError) else None  # they fell before we could hold them
         process.kill()
         process.wait()
         _close_pipes(process)
         if pidfd >= 0:
             os.close(pidfd)
-        if isinstance(error, OSError):
-            raise InternalError(f"the walls fell as soon as they stood: {error}") from error
+        if failure is not None:
+            raise failure from error
         raise
     finally:
         os.close(told)

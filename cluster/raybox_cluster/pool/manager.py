@@ -41,6 +41,7 @@ from raybox_cluster.pool.instructions import (
     StartSlot,
     StopSlot,
 )
+from raybox_cluster.pool.leaks import LeakCounts
 from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import PoolState
 
@@ -69,6 +70,7 @@ class PoolManager:
     def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
         self._config, self._classes = config, classes or ActorClasses()
         self._state = PoolState(config.sandboxes, config.warm)
+        self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
         self._requests: dict[str, CreateRequest] = {}
@@ -143,7 +145,7 @@ class PoolManager:
 
     async def status(self) -> PoolStatus:
         await self._recovered.wait()
-        return self._state.status()
+        return self._leaks.added_to(self._state.status())
 
     async def tombstone(self, sandbox_id: str) -> Cause | None:
         """Why this sandbox is gone, if it died with its actor and that is remembered."""
@@ -256,6 +258,7 @@ class PoolManager:
         try:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
             await answer(agent.start.remote(), timeout_s)
+            self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
             known = self._state.nodes.get(node_id)
             said = known is not None and known.agent_problem == _one_line(error)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     done = raybox("--help")
     assert done.returncode == 0
-    assert {"up", "down", "status", "run", "doctor"} <= set(done.stdout.split())
+    assert {"up", "down", "status", "run", "key", "doctor"} <= set(done.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,32 @@ def test_nothing_answers() -> None:
     url = f"http://127.0.0.1:{closed_port()}"
     assert f"nothing answers at {url}" in is_one_line(raybox("status", "--url", url, "--api-key", "k"))
     assert f"nothing answers at {url}" in is_one_line(raybox("run", "-c", "1", "--url", url, "--api-key", "k"))
+
+
+def test_a_key_and_its_hash() -> None:
+    from raybox_cluster.gateway.auth import hash_key
+
+    first, second = (raybox("key").stdout.split() for _ in range(2))
+    assert [first[0], first[2]] == ["key", "sha256"]
+    assert first[1].startswith("e2b_")
+    assert first[3] == hash_key(first[1])
+    assert first[1] != second[1]
+
+
+def test_status_says_why_a_node_hosts_nothing() -> None:
+    from raybox_actors.values import NodeStatus, PoolStatus
+    from raybox_cluster.cli_status import render
+
+    nodes = [
+        NodeStatus("a" * 56, True, True, 2),
+        NodeStatus("b" * 56, True, False, 0, "this node falls short: cgroups"),
+    ]
+    shown = render("http://x", asdict(PoolStatus(nodes, {"warm": 2}, 2, 2, 0, 0))).splitlines()
+    assert shown[-3:] == [
+        f"  {'a' * 12}  ready, 2 slots",
+        f"  {'b' * 12}  not used, 0 slots",
+        "    this node falls short: cgroups",
+    ]
 
 
 class _Stranger(BaseHTTPRequestHandler):

@@ -74,6 +74,21 @@ def titles(name: str) -> list[str]:
     return found
 
 
+def test_strict_refuses_a_cluster_that_asks_for_no_token(cluster: str) -> None:
+    name = f"strict-{os.getpid()}"
+    up = raybox("up", "--name", name, "--address", cluster, "--require", "strict", timeout_s=60, **QUIET)
+    assert up.returncode == 2, up.stderr
+    assert up.stdout == ""
+    *progress, said = up.stderr.splitlines()
+    assert said == (
+        "raybox: this machine cannot isolate sandboxes as strictly as required: ray token: this Ray cluster answers"
+        " anybody who reaches it; see `raybox doctor`"
+    )
+    assert len(progress) == 1, progress
+    assert cli_state.read(name) is None
+    assert not titles(name)
+
+
 def test_up_use_and_down(cluster: str) -> None:
     name = f"joined-{os.getpid()}"
     up = raybox(
@@ -82,6 +97,7 @@ def test_up_use_and_down(cluster: str) -> None:
     )  # fmt: skip
     try:
         assert up.returncode == 0, up.stderr
+        assert "warning: ray token: this Ray cluster answers anybody who reaches it" in up.stderr
         record = cli_state.read(name)
         assert record is not None
         assert (record.own_ray, record.ray_address) == (False, cluster)
@@ -93,7 +109,8 @@ def test_up_use_and_down(cluster: str) -> None:
         assert "capacity   2" in status.stdout, status
         again = raybox("up", "--detach", "--name", f"{name}-b", "--address", cluster, timeout_s=60, **QUIET)
         assert again.returncode == 2
-        assert len(again.stderr.strip().splitlines()) <= 2, again.stderr
+        *_, said = again.stderr.splitlines()
+        assert said.startswith("raybox: the Serve of this cluster already has an application at /"), again.stderr
     finally:
         down = raybox("down", "--name", name, timeout_s=120, **QUIET)
     assert down.returncode == 0, down.stderr

@@ -27,6 +27,9 @@ class FakeNodeAgent:
     async def stop(self) -> None:
         pass
 
+    async def ping(self) -> dict[str, int | bool]:
+        return {"zygote_ready": True, "leaked_cgroups": 0}
+
 
 class BrokenNodeAgent(FakeNodeAgent):
     async def start(self) -> None:

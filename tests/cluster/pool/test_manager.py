@@ -374,11 +374,13 @@ async def test_a_surplus_slot_is_stopped_unless_it_was_claimed(pool: PoolConfig)
     await until(stopped)
 
 
-def test_a_pool_that_cannot_start_says_why(ray_cluster: None, config: PoolConfig) -> None:
+async def test_a_pool_that_cannot_start_says_why(ray_cluster: None, config: PoolConfig) -> None:
     broken = ActorClasses(CLASSES.sandbox, f"{FAKES}:BrokenNodeAgent")
     try:
         with pytest.raises(InternalError, match="no bubblewrap on this node"):
-            ensure_pool(config, timeout_s=60.0, classes=broken)
+            await asyncio.to_thread(ensure_pool, config, timeout_s=60.0, classes=broken)
+        (node,) = (await RayBackend(config).status()).nodes
+        assert (node.problem, node.zygote_ready, node.slots) == ("no bubblewrap on this node", False, 0)
     finally:
         teardown_pool(config)
 

@@ -132,12 +132,15 @@ def test_slots_are_spread_over_nodes() -> None:
 def test_a_failing_agent_is_tried_again_later_and_later() -> None:
     pool = PoolState(1, 0, Policy(backoff_first_s=1.0))
     feed(pool, ev.NodeSeen(NODE))
-    assert feed(pool, ev.NodeAgentFailed(NODE)) == []
+    assert feed(pool, ev.NodeAgentFailed(NODE, "no bubblewrap")) == []
+    assert [node.problem for node in pool.status().nodes] == ["no bubblewrap"]
     assert pool.wake_at_s == 1.0
     assert feed(pool, ev.Ticked(), now_s=0.9) == []
     assert feed(pool, ev.Ticked(), now_s=1.0) == [EnsureNodeAgent(NODE)]
     feed(pool, ev.NodeAgentFailed(NODE), now_s=1.0)
     assert pool.wake_at_s == 3.0
+    feed(pool, ev.NodeAgentReady(NODE), now_s=1.0)
+    assert [node.problem for node in pool.status().nodes] == [""]
 
 
 def test_a_slot_that_does_not_start_is_replaced_by_a_new_number_after_a_pause() -> None:
