@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from . import _requests, _responses, _transport
@@ -96,7 +97,7 @@ class Messages:
         self._channel = channel
         self._request = request
         self._parser = EnvelopeParser()
-        self._waiting: list[Message] = []
+        self._waiting: deque[Message] = deque()
         self._error: RayboxError | None = None
         self._stream = stream
 
@@ -112,7 +113,7 @@ class Messages:
                 raise self._error
             if not await self._read():
                 return None
-        return self._waiting.pop(0)
+        return self._waiting.popleft()
 
     async def _read(self) -> bool:
         """False at the end."""

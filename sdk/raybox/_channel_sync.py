@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
 from . import _requests, _responses, _transport
@@ -95,7 +96,7 @@ class Messages:
         self._channel = channel
         self._request = request
         self._parser = EnvelopeParser()
-        self._waiting: list[Message] = []
+        self._waiting: deque[Message] = deque()
         self._error: RayboxError | None = None
         self._closed = False
         self._reading = threading.Lock()
@@ -111,7 +112,7 @@ class Messages:
                     raise self._error
                 if self._closed or not self._read():
                     return None
-            return self._waiting.pop(0)
+            return self._waiting.popleft()
 
     def _read(self) -> bool:
         """False at the end."""
