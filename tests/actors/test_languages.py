@@ -13,7 +13,7 @@ from raybox_actors.config import LanguageKernel
 from raybox_actors.contexts import TimeoutPolicy
 from raybox_actors.errors import BadRequest, InternalError, NotFound
 from raybox_actors.session import SessionOptions
-from raybox_template.languages import RECIPES, find_runtime
+from raybox_template.languages import RECIPES, install
 from tests.actors.conftest import OpenSession
 from tests.actors.driving import Cell, Driver, eventually, inside
 
@@ -129,7 +129,7 @@ def speech(language: str) -> Speech:
 @pytest.fixture(scope="session")
 def language_options(base_options: SessionOptions) -> SessionOptions:
     """As a node agent would have them on a machine that has every language."""
-    runtimes = {name: find_runtime(name) for name in RECIPES}
+    runtimes = {name: install(name) for name in RECIPES}
     folders = [str(folder) for runtime in runtimes.values() for folder in runtime.folders]
     policy = dataclasses.replace(base_options.policy, read_only=(*base_options.policy.read_only, *folders))
     kernels = {name: LanguageKernel(runtime.command, runtime.protocol) for name, runtime in runtimes.items()}
