@@ -368,6 +368,16 @@ async def test_r_results(driver: Driver) -> None:
     assert (result["is_main_result"], result["png"][:8]) == (False, "iVBORw0K")
 
 
+async def test_r_output_beyond_bounds(driver: Driver) -> None:
+    cell = await driver.run("for (i in 1:3000) cat(i, '\\n')", language="r")
+    assert cell.text().split() == [str(number) for number in range(1, 3001)]
+    huge = "IRdisplay::publish_mimebundle(list('text/plain' = strrep('x', 70 * 2^20))); cat('after')"
+    lost = await driver.run(huge, language="r")
+    assert lost.error is not None
+    assert "a message over the limit" in lost.error[1]
+    assert (await driver.run("1 + 1", language="r")).result == "[1] 2"
+
+
 async def test_bash_cells(driver: Driver) -> None:
     cell = await driver.run('cat <<END\nhere\nEND\nread line; echo "[$line]" >&2; yes | head -1', language="bash")
     assert (cell.text(), cell.text("stderr"), cell.error) == ("here\ny\n", "[]\n", None)
