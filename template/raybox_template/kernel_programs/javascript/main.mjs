@@ -142,6 +142,7 @@ Object.defineProperty(globalThis, Symbol.for('raybox.import'), { value: load });
 
 const complain = (error) => process.stderr.write(`${explain(error).traceback[0]}\n`);
 const rejected = new Map();
+process.on('exit', () => session.disconnect());
 process.on('SIGINT', () => {}); // the worker is told by the wire; children in this process group hear the signal
 process.on('uncaughtException', complain);
 process.on('unhandledRejection', (reason, promise) => {
@@ -156,9 +157,9 @@ const handlers = {
   execute,
   configure: ({ env }) => void environment(env),
   exercise: () => post('Runtime.evaluate', { expression: '1 + 1', replMode: true }).then(valueOf),
-  interrupt: () => {
+  interrupt: (id) => {
     interrupt?.();
-    send('heard', null);
+    send('heard', id);
   },
 };
 worker.on('message', ([kind, content]) => handlers[kind]?.(content));

@@ -12,8 +12,6 @@ const MAX_UNSENT_BYTES = 32 << 20;
 const ANSWER_MS = 30;
 
 const wire = new net.Socket({ fd: WIRE, readable: true, writable: true });
-const session = new Session();
-session.connectToMainThread();
 
 const INTERRUPT = { ename: 'KeyboardInterrupt', evalue: '', traceback: ['KeyboardInterrupt'] };
 const send = (kind, content, written) => wire.write(`${JSON.stringify([kind, content])}\n`, written);
@@ -22,26 +20,37 @@ const tell = (kind, content) => parentPort.postMessage([kind, content]);
 let count = 0;
 let running = false;
 let interrupted = false; // the running cell was; whatever error it ends with is that
+let interrupts = 0;
 let heard; // called when the main thread has heard of an interrupt
 let ended = Promise.resolve(); // of the last one: the main thread is free, and nothing will end what comes next
 
-async function interrupt() {
+function interrupt() {
   if (!running || interrupted) return;
   interrupted = true;
+  const id = ++interrupts;
   const answered = new Promise((resolve) => {
-    heard = resolve;
+    heard = (which) => which === id && resolve();
   });
-  tell('interrupt');
-  const timer = setTimeout(() => {
+  let session; // not for good: a process does not exit quietly while anybody is connected
+  tell('interrupt', id);
+  const timer = setInterval(() => {
+    if (session === undefined) {
+      session = new Session();
+      session.connectToMainThread();
+    }
     session.post('Runtime.terminateExecution', () => {});
-    ended = answered.then(isFree);
+    tell('interrupt', id); // it may have been this very word whose handling was ended
   }, ANSWER_MS);
-  await answered;
-  clearTimeout(timer);
+  ended = answered.then(async () => {
+    clearInterval(timer);
+    if (session === undefined) return;
+    await isFree(session);
+    session.disconnect();
+  });
 }
 
 /** Wait for JavaScript that is not ended any more: an order that came when nothing ran ends what runs next. */
-async function isFree() {
+async function isFree(session) {
   for (let free = false; !free; ) {
     free = await new Promise((resolve) => {
       session.post('Runtime.evaluate', { expression: '1' }, (error, answer) => resolve(answer?.result?.value === 1));
@@ -62,7 +71,7 @@ async function begin({ code, env, number }) {
 }
 
 parentPort.on('message', ([kind, content]) => {
-  if (kind === 'heard') heard?.();
+  if (kind === 'heard') heard?.(content);
   else if (kind === 'error' && interrupted) send('error', INTERRUPT);
   else if (kind === 'display_data' && wire.writableLength > MAX_UNSENT_BYTES) return;
   else {
