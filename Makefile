@@ -4,7 +4,12 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin/python
+# Besides Python; Debian's packages are installed where they are missing and this is root.
+LANGUAGES ?= javascript r bash java
 MEMBERS := sdk extractor template actors cluster
+# Of the distribution; without them `raybox doctor` says what sandboxes lack. PROGRAM:PACKAGE.
+SYSTEM_PACKAGES := nft:nftables slirp4netns:slirp4netns ip:iproute2
+MISSING_PACKAGES = $(foreach one,$(SYSTEM_PACKAGES),$(if $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v $(firstword $(subst :, ,$(one)))),,$(lastword $(subst :, ,$(one)))))
 
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export RAY_USAGE_STATS_ENABLED := 0
@@ -26,8 +31,20 @@ $(UV):
 	@$(UV) pip install --quiet --python $(RUN) --no-deps --no-build-isolation $(addprefix -e ./,$(MEMBERS))
 	@touch $@
 
-setup: .venv/.installed ## install what is missing: uv, the locked environment, the default template
+.tools/.system-packages: Makefile
+	@mkdir -p .tools
+	@missing="$(strip $(MISSING_PACKAGES))"; if [ -z "$$missing" ]; then touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "setup: installing $$missing"; \
+		apt-get update -qq >/dev/null; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null && touch $@ || echo "setup: could not install $$missing" >&2; \
+	else echo "setup: not root on a Debian, so without: $$missing" >&2; fi
+
+setup: .tools/.system-packages .venv/.installed ## install what is missing: uv, the locked environment, the default template, LANGUAGES
 	@$(RUN) -m raybox_template build default
+	@$(if $(strip $(LANGUAGES)),$(RUN) -m raybox_template languages $(LANGUAGES) >/dev/null)
+
+check format demo: LANGUAGES :=
 
 lock: $(UV) ## resolve the pins anew (requirements.lock)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --group dev \
@@ -65,7 +82,7 @@ demo: setup .tools/demo-data/.installed ## the main job, on real input, from sta
 	@$(RUN) examples/demo.py .tools/demo-data/vega_datasets/_data/seattle-weather.csv
 
 bench: setup ## every benchmark, each against a peer in the same run
-	@for name in create execute cycles memory files commands; do $(RUN) -m benchmarks.$$name || exit 1; done
+	@for name in create execute cycles memory files commands extract languages; do $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean:
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache demo-output

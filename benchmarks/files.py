@@ -135,7 +135,7 @@ def size_of(pieces: Iterator[bytes]) -> int:
 
 def peaks(running: BenchPool) -> dict[str, float]:
     """The most that the gateway and the sandbox's actor ever had in memory, in MiB."""
-    found = {}
+    found: dict[str, float] = {}
     for process in descendants(running.pid):
         name = "gateway" if "ServeReplica" in process.command else "actor" if "SandboxActor" in process.command else ""
         if name:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from raybox_actors.isolation.capabilities import Require
 from raybox_actors.isolation.policy import Limits
+from raybox_actors.network.rules import DEFAULT_DENIED
 
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
@@ -28,7 +30,11 @@ class PoolConfig:
     disk_mib: int = 1024
     cpu_count: int = 1
     pids_max: int = 512
+    network: str = "none"  #: "egress": sandboxes reach the internet unless they are created without it
+    network_denied_cidrs: tuple[str, ...] = DEFAULT_DENIED  #: that none of them reaches, beside rules.NEVER
+    network_dns: tuple[str, ...] = ()  #: name servers that are asked for them; empty: each node's own
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
+    warm_languages: tuple[str, ...] = ()  #: besides Python: warm sandboxes have kernels of these parked, too
     require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes
 
     def limits(self) -> Limits:
@@ -50,6 +56,14 @@ def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageKernel:
+    """How to start a kernel of one language inside the walls (raybox_template.languages.Runtime tells the terms)."""
+
+    command: tuple[str, ...]
+    protocol: Literal["frames", "jupyter"]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What a node agent tells the sandbox actors of its node."""
 
@@ -59,3 +73,4 @@ class NodeFacts:
     skeleton: str  #: folder with the sandboxes' own files of /etc
     layers: bool = False  #: system folders can be made writable, as layers (isolation/layers.py)
     resources: dict[str, float] = field(default_factory=dict)  #: the template's, for policy.effective
+    languages: dict[str, LanguageKernel] = field(default_factory=dict)  #: that are installed, besides Python

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from raybox_actors.agent.helpers import write_helpers
-from raybox_actors.config import NodeFacts, PoolConfig
+from raybox_actors.config import LanguageKernel, NodeFacts, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
 from raybox_actors.isolation.cgroup import remove_pool, this_machine
@@ -25,8 +25,10 @@ from raybox_actors.isolation.policy import WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure
+from raybox_template.languages import find_runtimes
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
+#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
+ETC = {"none": "etc", "egress": "etc-egress"}
 
 
 class NodeFallsShort(InternalError):
@@ -114,14 +118,20 @@ class NodeAgent:
             )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
-            skeleton = self._folder / "etc"
-            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy())
+            skeleton = self._folder / ETC[self._config.network]
+            nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
+            await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
             address = str(self._folder / "zygote.sock")
-            read_only = tuple(str(prefix) for prefix in template.prefixes)
+            runtimes = await asyncio.to_thread(find_runtimes)
+            folders = [*template.prefixes, *(folder for runtime in runtimes.values() for folder in runtime.folders)]
+            languages = {name: LanguageKernel(one.command, one.protocol) for name, one in runtimes.items()}
+            read_only = tuple(map(str, folders))
             if failure := await asyncio.to_thread(layers_failure):
                 logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
-            self._facts = NodeFacts(address, str(template.python), read_only, str(skeleton), not failure)
+            self._facts = NodeFacts(
+                address, str(template.python), read_only, str(skeleton), not failure, languages=languages
+            )
             adopt_orphans()
             self._sweep()
             while not self._stopping and failures < RESTART_LIMIT:
@@ -199,5 +209,6 @@ class NodeAgent:
                 break
             await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._folder / "etc", ignore_errors=True)
+            for name in ETC.values():
+                shutil.rmtree(self._folder / name, ignore_errors=True)
             self._folder.rmdir()

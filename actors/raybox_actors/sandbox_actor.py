@@ -51,8 +51,10 @@ from raybox_actors.lifecycle import (
     StopAsked,
     WallsDied,
 )
+from raybox_actors.network.egress import EgressHost, EgressOptions
+from raybox_actors.network.rules import NetworkRequest, parse_request
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.session import Session, SessionOptions, open_session
+from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
@@ -94,6 +96,9 @@ class SandboxActor:
         self._running_told = 0  #: what the pool was last told of the executions that run
         self._info: SandboxInfo | None = None
         self._session: Session | None = None
+        self._egress: EgressHost | None = None
+        if config.network == "egress":
+            self._egress = EgressHost(slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -140,6 +145,7 @@ class SandboxActor:
         """
         if not 0 < request.timeout_s <= self._config.max_timeout_s:
             raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        network = self._network(request.network, request.allow_internet_access)
         if self._life.state not in ("idle", "preparing", "warm"):
             raise SlotTaken(f"slot {self._slot} is {self._life.state}")
         entropy = secrets.token_bytes(ENTROPY_BYTES)
@@ -157,6 +163,12 @@ class SandboxActor:
         if outcome.outcome == "failed":
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
         self._begin_log(sandbox_id, request, now)
+        try:
+            await self._running(sandbox_id).update_network(network)
+        except InternalError:  # nobody may get a sandbox under other rules than asked for
+            self._current(sandbox_id)
+            self._apply(KillAsked("internal"))
+            raise
         if request.env_vars:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
@@ -245,6 +257,26 @@ class SandboxActor:
             return [*found, session.usage()] if end_s is None else found
 
         return await self._on_loop(read)
+
+    async def update_network(
+        self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool = True
+    ) -> None:
+        """Replace all rules of the sandbox's network. network: the contract's fields `allowOut`, `denyOut` and
+        `dnsServers`. Raises BadRequest (then nothing has changed), InternalError. Connections that are denied now have
+        been cut when this returns."""
+        wanted = self._network(network, allow_internet_access)
+        await self._running(sandbox_id).update_network(wanted)
+        info = self._current(sandbox_id)
+        kept = {name: value for name, value in (info.network or {}).items() if name == "allowPublicTraffic"}
+        allowed = self._egress is not None and allow_internet_access
+        self._info = dataclasses.replace(info, network={**kept, **network} or None, allow_internet_access=allowed)
+        self._notify()
+
+    def _network(self, network: dict[str, object] | None, allow_internet_access: bool) -> NetworkRequest:
+        request = parse_request(network or {}, allow_internet_access)
+        if self._egress is None and request.wants_network:
+            raise BadRequest(NO_NETWORK)
+        return request
 
     # ---- executions and contexts ----
 
@@ -363,7 +395,7 @@ class SandboxActor:
             owner=request.owner,
             envd_access_token=secrets.token_urlsafe(24) if request.secure else None,
             traffic_access_token=None if request.allow_public_traffic else secrets.token_urlsafe(24),
-            allow_internet_access=request.allow_internet_access,
+            allow_internet_access=self._egress is not None and request.allow_internet_access,
             network=request.network,
             auto_pause=request.auto_pause,
             node_id=self._node_id,
@@ -421,6 +453,7 @@ class SandboxActor:
             self._session = await open_session(self._options(), self._walls_died)
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
                 await self._session.exercise()
+                self._session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
@@ -452,6 +485,8 @@ class SandboxActor:
             identity=self._identity,
             cgroups=self._cgroups,
             kernel=config.kernel,
+            egress=self._egress,
+            languages=facts.languages,
         )
 
     async def _destroy(self, cause: Cause) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from raybox_actors.agent.api import Agent
 from raybox_actors.agent.client import AgentClient
 from raybox_actors.agent.helpers import listen_for_sudo
 from raybox_actors.agent.process import AgentProcess
+from raybox_actors.config import LanguageKernel
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
@@ -26,10 +28,13 @@ from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
 from raybox_actors.kernels.base import Kernel, KernelFailed
 from raybox_actors.kernels.forked import ForkedKernel
 from raybox_actors.kernels.identity import Identity
+from raybox_actors.kernels.languages import kernel_language, kernel_maker, normal_language
 from raybox_actors.kernels.place import Place
 from raybox_actors.kernels.stock import StockKernel
 from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
 from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
+from raybox_actors.network.egress import Egress, EgressHost
+from raybox_actors.network.rules import NetworkRequest
 from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ResourceUsage
 
 logger = logging.getLogger(__name__)
@@ -41,7 +46,10 @@ CLOSE_LIMIT_S = 5.0
 #: A dead process leaves its cgroup a moment after its end is known.
 CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
 
-LANGUAGES = {"": "python", "python": "python", "python3": "python", "py": "python"}
+NO_NETWORK = (
+    "network.allowOut: sandboxes of this pool have no network; leave it out, or start the pool with `--network egress`"
+)
+
 KERNELS: dict[str, Callable[[Place, str], Kernel]] = {"raybox": ForkedKernel, "ipykernel": StockKernel}
 
 
@@ -59,6 +67,8 @@ class SessionOptions:
     output: OutputLimits = field(default_factory=OutputLimits)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     kernel: str = "raybox"  #: or "ipykernel"
+    egress: EgressHost | None = None  #: None: no network but the sandbox's own loopback
+    languages: dict[str, LanguageKernel] = field(default_factory=dict)  #: installed besides Python
     max_contexts: int = 64
     max_waiting: int = 256  #: executions that have not ended
     unobserved_s: float = 30.0  #: a cell that nobody has asked about for this long is interrupted
@@ -83,6 +93,7 @@ class Session:
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
+        self._egress: Egress | None = None
         self._log = ExecutionLog()
         self._starting = 0  #: contexts that are being created
         self._runs: dict[str, asyncio.Task[None]] = {}  #: by execution, until it is off its context's hands
@@ -90,9 +101,9 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        self._oom_kills_sampled = (0, 0)  #: at the last two samples
         #: Told of what people may want to read about later: what happened, and its particulars.
         self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
-        self._oom_kills_told = 0
         self._spawn(self._watch_walls(on_death))
         if cgroup is not None:
             self._spawn(self._sample())
@@ -135,6 +146,7 @@ class Session:
     async def _sample(self) -> None:
         while True:
             self._meter.sample()
+            self._oom_kills_sampled = (self._oom_kills_sampled[1], self._oom_kills())
             await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     def usage(self) -> ResourceUsage:
@@ -145,15 +157,13 @@ class Session:
         """What it used, every SAMPLE_INTERVAL_S, within this span of unix time."""
         return self._meter.between(start_s, end_s)
 
-    def _oom_killed(self) -> bool:
-        """Whether the kernel has killed something inside for want of memory since this was last asked."""
-        kills = self._cgroup.oom_kills() if self._cgroup is not None else 0
-        before, self._oom_kills_told = self._oom_kills_told, kills
-        return kills > before
+    def _oom_kills(self) -> int:
+        """How many processes inside the system has killed for want of memory."""
+        return self._cgroup.oom_kills() if self._cgroup is not None else 0
 
     def death_cause(self) -> Cause:
-        """Why the walls ended, when nobody here ended them."""
-        return "oom" if self._oom_killed() else "internal"
+        """Why the walls ended, when nobody here ended them: `oom` if memory ran out in the seconds before."""
+        return "oom" if self._oom_kills() > self._oom_kills_sampled[0] else "internal"
 
     async def _ends(self, within_s: float) -> bool:
         """Whether the walls have ended by then, or are about to be closed."""
@@ -163,9 +173,46 @@ class Session:
         return self._closing or self._walls_ended.is_set()
 
     async def park(self) -> None:
-        """Have the default Python context ready before anybody asks. Raises InternalError."""
+        """Have the default Python context ready before anybody asks. Raises InternalError.
+
+        The default JavaScript context is listed from the start, too; its kernel comes with its first cell.
+        """
         await self._default_context("python")
         self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
+        if "javascript" in self.options.languages:
+            await self._default_context("javascript")
+
+    async def attach_network(self) -> None:
+        """A way to the internet, if the sandbox is to have one. Takes 20 ms, little of which is this process's. Raises
+        InternalError."""
+        if self.options.egress is not None:
+            self._egress = await self._owned(self.options.egress.attach(self._walls.first_pid))
+
+    async def update_network(self, request: NetworkRequest) -> None:
+        """Replace the rules of the sandbox's network; what they deny is cut when this returns. Raises BadRequest where
+        there is no network and one is wanted, InternalError (the rules are those of before)."""
+        if self._egress is None:
+            if request.wants_network:
+                raise BadRequest(NO_NETWORK)
+        elif request != self._egress.request:
+            await self._owned(self._egress.apply(request))
+
+    def warm(self, languages: Iterable[str]) -> None:
+        """Begin to start kernels of these languages for their default contexts; whoever needs one first waits for it.
+
+        One that is not installed, or does not start, is left to the first cell that asks for it.
+        """
+        for language in languages:
+            if kernel_language(language) in self.options.languages:
+                self._spawn(self._warm(language))
+
+    async def _warm(self, language: str) -> None:
+        context = await self._default_context(language)
+        try:
+            await context.start()
+            await context.exercise()
+        except KernelFailed as error:
+            logger.warning("no warm kernel for %s: %s", language, error)
 
     async def exercise(self) -> None:
         """Make the first cell fast, for a sandbox that waits to be claimed. Takes 10 ms of the kernel, not of ours."""
@@ -176,6 +223,7 @@ class Session:
         """The sandbox's own environment variables: for every kernel there is and will be."""
         self._place.env = {**self._place.env, **env}
         self._agent.set_variables(env)
+        self._place.variables = {**self._place.variables, **env}
         for context in self._contexts.values():
             await context.configure(env)
 
@@ -307,11 +355,21 @@ class Session:
         raise NotFound("context", context_id)
 
     def _make_context(self, language: str, cwd: str) -> Context:
-        kernel = KERNELS[self.options.kernel]
+        make: Callable[[], Kernel]
+        if language == "python":
+            make = functools.partial(KERNELS[self.options.kernel], self._place, cwd)
+        else:
+            make = kernel_maker(language, self.options.languages, self._place, cwd)
         info = ContextInfo(secrets.token_hex(16), language, cwd)
-        return Context(info, lambda: kernel(self._place, cwd), self.options.timeouts, self._ends, self._oom_killed)
+        return Context(info, make, self.options.timeouts, self._ends, self._oom_kills)
 
     async def _default_context(self, language: str) -> Context:
+        """Raises InternalError (no Python kernel), BadRequest (not installed)."""
+        language = kernel_language(language)
+        if language != "python" and language not in self._default:
+            # Its kernel comes with its first cell: nobody waits here for the start of another language's.
+            context = self._make_context(language, HOME)
+            self._default[language] = self._contexts[context.info.context_id] = context
         if found := self._default.get(language):
             return found
         async with self._default_turn:
@@ -384,8 +442,11 @@ class Session:
             )
             for error in filter(None, ended):
                 logger.error("a context could not be ended: %r", error)
+            unplugged = asyncio.create_task(self._egress.close()) if self._egress is not None else None
             if not await self._walls.wait(CLOSE_LIMIT_S):
                 logger.error("something in the sandbox is dead and not reaped; going on without it")
+            if unplugged is not None:
+                await unplugged
         finally:
             self._walls.close()
             await self._end_cgroup()
@@ -403,14 +464,6 @@ class Session:
                 logger.error("%d processes had outlived the walls of their sandbox", killed)
             await asyncio.sleep(CGROUP_PAUSE_S)
         logger.error("the cgroup %s cannot be removed; the node's agent will try again", self._cgroup.name)
-
-
-def normal_language(language: str | None) -> str:
-    """Raises BadRequest for one that is not there."""
-    asked = (language or "").strip().lower()
-    if found := LANGUAGES.get(asked):
-        return found
-    raise BadRequest(f"language {asked!r} is not available in this sandbox; available: python")
 
 
 def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
@@ -446,7 +499,10 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
         raise
     session = Session(options, walls, on_death, *made)
     try:
-        await session.park()
+        if options.egress is None:
+            await session.park()
+        else:
+            await asyncio.gather(session.park(), session.attach_network())
     except BaseException:
         await session.close()
         raise

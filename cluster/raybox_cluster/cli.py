@@ -24,9 +24,10 @@ def _up_options(command: Command) -> Command:
     for one in reversed(fields(UpOptions)):
         if not one.metadata["value_name"]:  # too much for a command line, which others can read
             continue
-        default = "" if one.default is None else f"  [default: {one.default:g}]" if isinstance(
-            one.default, float
-        ) else f"  [default: {one.default}]"  # fmt: skip
+        shown = ",".join(one.default) if isinstance(one.default, tuple) else one.default
+        default = "" if shown in (None, "") else f"  [default: {shown:g}]" if isinstance(
+            shown, float
+        ) else f"  [default: {shown}]"  # fmt: skip
         command = click.option(
             f"--{option_name(one.name)}",
             one.name,

@@ -89,6 +89,7 @@ def _up_own(options: UpOptions, progress: Progress, ready: Callable[[PoolRecord]
                 refuse_second(options.name, progress)
                 held, options = _reserve_port(options)
                 _require_isolation(options, NO_RAY, progress)
+                _require_network(options)
                 _require_template(progress)
                 record = _new_record(options)
                 cleanups.callback(cli_state.remove, options.name)
@@ -328,6 +329,13 @@ def _require_isolation(options: UpOptions, token: TokenFacts, progress: Progress
         raise UserError(f"this machine cannot isolate sandboxes{strict}: {refusal(short)}; see `raybox doctor`")
     for finding in warnings(findings):
         progress(f"warning: {finding.name}: {finding.detail} -> {finding.remedy}")
+
+
+def _require_network(options: UpOptions) -> None:
+    from raybox_actors.network.stack import egress_available
+
+    if options.network == "egress" and (reason := egress_available()):
+        raise UserError(f"--network egress: {reason}")
 
 
 def _require_template(progress: Progress) -> None:

@@ -18,12 +18,16 @@ from typing import Any
 
 from raybox_actors.config import PoolConfig
 from raybox_actors.isolation.capabilities import Require
+from raybox_actors.network.resolver import MAX_UPSTREAMS
+from raybox_actors.network.rules import DEFAULT_DENIED, NODE_NETWORKS, check_denied
 from raybox_cluster.config_keys import DEFAULT_KEY_NAME, KEY, parse_api_keys
 from raybox_cluster.gateway.auth import ApiKey, hash_key
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 MAX_SANDBOXES = 100_000
+#: Besides Python, whose kernel every warm sandbox has. TypeScript is spoken by JavaScript's.
+WARM_LANGUAGES = ("javascript", "r", "bash", "java")
 
 
 class OptionError(ValueError):
@@ -100,6 +104,16 @@ def _key(value: object) -> str | None:
     raise ValueError("must be 8 to 256 printable ASCII characters without spaces")  # never quote a key
 
 
+def _languages(value: object) -> tuple[str, ...]:
+    """Names in a list of a file, or with commas or spaces between them."""
+    names = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        found = tuple(dict.fromkeys(name for name in names if name))
+        if all(name in WARM_LANGUAGES for name in found):
+            return found
+    raise ValueError(f"must be names out of {', '.join(WARM_LANGUAGES)}, with commas between them")
+
+
 def _address(value: object) -> str | None:
     if value is None:
         return None
@@ -116,6 +130,28 @@ def _address(value: object) -> str | None:
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
         raise ValueError("must be HOST:PORT of a Ray cluster's GCS, or auto, or local")
     return value
+
+
+def _list(check: Callable[[list[str]], tuple[str, ...]]) -> Callable[[object], tuple[str, ...]]:
+    """Of the command line: one text with commas. Of the file: that, or a list."""
+
+    def split(value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+            return check(list(value))
+        raise ValueError("must be a list, or a text with commas")
+
+    return split
+
+
+def _name_servers(servers: list[str]) -> tuple[str, ...]:
+    if len(servers) > MAX_UPSTREAMS:
+        raise ValueError(f"must be at most {MAX_UPSTREAMS} name servers")
+    try:
+        return tuple(str(ipaddress.IPv4Address(server)) for server in servers)
+    except ValueError:
+        raise ValueError("must be IPv4 addresses of name servers") from None
 
 
 def _option(default: object, check: Callable[[object], object], hint: str, value_name: str) -> Any:
@@ -156,6 +192,25 @@ class UpOptions:
     )
     disk_mib: int = _option(1024, _whole(16, 1 << 24), "Files of a sandbox, which are in memory, too.", "MIB")
     pids_max: int = _option(512, _whole(16, 1 << 20), "Processes and threads of a sandbox.", "N")
+    network: str = _option(
+        "none",
+        _one_of("none", "egress"),
+        "What sandboxes reach: `none`, or with `egress` the internet, within the rules that each is created with.",
+        "NETWORK",
+    )
+    network_denied_cidrs: tuple[str, ...] = _option(
+        DEFAULT_DENIED,
+        _list(check_denied),
+        "IPv4 ranges that no sandbox reaches, with commas, in place of the private ones; this host, link-local and "
+        f"metadata addresses are denied anyway. `{NODE_NETWORKS}` stands for the networks of each node.",
+        "CIDRS",
+    )
+    network_dns: tuple[str, ...] = _option(
+        (), _list(_name_servers), "Name servers that are asked for sandboxes, with commas; else each node's own.", "IPS"
+    )
+    warm_languages: tuple[str, ...] = _option(
+        (), _languages, "Languages besides Python whose kernels warm sandboxes have parked, too.", "NAMES"
+    )
     address: str | None = _option(
         None,
         _address,
@@ -212,6 +267,10 @@ class UpOptions:
             disk_mib=self.disk_mib,
             pids_max=self.pids_max,
             require=self.require,
+            network=self.network,
+            network_denied_cidrs=self.network_denied_cidrs,
+            network_dns=self.network_dns,
+            warm_languages=self.warm_languages,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
             default_timeout_s=self.default_timeout_s,

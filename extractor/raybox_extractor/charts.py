@@ -23,8 +23,11 @@ _UNIT = re.compile(r"\s\(((?:[^()]|\([^()]*\))*)\)|\[([^\[\]]*)\]")
 
 
 def chart(kind: str, title: str | None, elements: list[Any], x: Chart | None = None, y: Chart | None = None) -> Chart:
-    """A chart of this type with exactly the keys that the type has. x, y: as `axis` returns them, where it has axes."""
-    made: Chart = {"type": kind, "title": text_or_none(title), "elements": elements}
+    """A chart of this type with exactly the keys that the type has.
+
+    title: as `text_or_none` returns it. x, y: as `axis` returns them, for types with axes.
+    """
+    made: Chart = {"type": kind, "title": title or None, "elements": elements}
     if kind in ("line", "scatter", "bar", "box_and_whisker"):
         keys = _AXIS_KEYS + (_POINT_AXIS_KEYS if kind in ("line", "scatter") else ())
         for name, values in (("x", x or axis()), ("y", y or axis())):
@@ -76,7 +79,7 @@ def number(value: Any) -> float | None:
 def combined(title: str | None, charts: list[Chart]) -> Chart | None:
     """The chart of a figure: of several the superchart, of one itself, with the figure's title if it has none."""
     if len(charts) == 1:
-        return charts[0] | {"title": charts[0]["title"] or text_or_none(title)}
+        return charts[0] | {"title": charts[0]["title"] or title}
     return chart("superchart", title, charts) if charts else None
 
 

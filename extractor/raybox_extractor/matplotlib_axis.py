@@ -28,6 +28,8 @@ _DATE_FORMATTERS = (
     matplotlib.dates.ConciseDateFormatter,
 )
 _MICROSECONDS_A_DAY = 86_400_000_000
+#: So many days from 1970 a float still tells one microsecond from the next.
+_EXACT_DAYS = 16_384
 #: What a datetime64 of microseconds can hold is far more; beyond these it is no date of a person's calendar.
 _DAYS_MAX = 3_700_000.0
 
@@ -68,7 +70,8 @@ class AxisReader:
         if self._ticks is None:
             try:
                 positions = [float(at) for at in numpy.atleast_1d(self.axis.get_majorticklocs())]
-                labels = [charts.text(label.get_text()) for label in self.axis.get_ticklabels()]
+                # What drawing asks of the formatter, without making the artists of the ticks: that is most of its cost.
+                labels = [charts.text(label) for label in self.formatter.format_ticks(positions)]
                 self._ticks = positions, (labels + [""] * len(positions))[: len(positions)]
             except Exception:  # a locator that finds too many ticks, or one of the user's
                 self._ticks = [], []
@@ -124,7 +127,9 @@ class AxisReader:
         if abs(position) > _DAYS_MAX:
             return None
         epoch = numpy.datetime64(matplotlib.dates.get_epoch(), "us")
-        moment = (epoch + numpy.timedelta64(round(float(position) * _MICROSECONDS_A_DAY), "us")).item()
+        step = 1 if abs(position) < _EXACT_DAYS else 20
+        count = round(float(position) * _MICROSECONDS_A_DAY / step) * step
+        moment = (epoch + numpy.timedelta64(count, "us")).item()
         if not isinstance(moment, datetime.datetime):  # years that Python does not have
             return None
         if isinstance(self.units, datetime.tzinfo):
@@ -179,7 +184,7 @@ def _dates_in(originals: Any, count: int) -> list[str | None]:
         array = numpy.asarray(originals)
         return datetime64_texts(array[:count]) if array.ndim == 1 and len(array) >= count else nothing
     try:
-        values = list(originals)[:count]
+        values = list(itertools.islice(originals, count))
     except TypeError:
         return nothing
     return [_date_text(value) for value in values] if len(values) == count else nothing

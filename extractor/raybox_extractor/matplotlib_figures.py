@@ -32,7 +32,7 @@ def figure_to_chart(figure: Any) -> Chart | None:
 
 
 def _suptitle(figure: Any) -> str | None:
-    return str(figure.get_suptitle()) if hasattr(figure, "get_suptitle") else None
+    return charts.text_or_none(figure.get_suptitle()) if hasattr(figure, "get_suptitle") else None
 
 
 def _axes_to_charts(axes: Any, budget: Budget) -> list[Chart]:

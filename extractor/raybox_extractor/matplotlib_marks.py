@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ class Marks:
                     group = (self.names.of(bar.get_facecolor()) if self.names else None) or f"Group {number}"
                 start, size = _extent(bar, horizontal)
                 name = axis.name_at(start + size / 2, abs(size) / 2)
-                value = charts.number(bar.get_width() if horizontal else bar.get_height())
+                value = _bar_value(*_extent(bar, not horizontal))
                 yield {"label": name, "value": value, "group": charts.text(group)}
 
     def _scatters(self, x: AxisReader, y: AxisReader, budget: Budget) -> Elements:
@@ -147,7 +148,7 @@ def find_marks(axes: Any) -> Marks:
     all_lines = [line for line in axes.lines if line.get_visible() and id(line) not in passed_over]
     marks.boxes, in_boxes = find_boxes(all_lines, axes.patches)
     lines = [line for line in all_lines if id(line) not in in_boxes and _is_in_data_coordinates(line, axes)]
-    lines = without_error_bars(lines, marks.bars)
+    lines = _without_error_bars(lines, marks.bars)
     drawn = [line for line in lines if len(line.get_xdata(orig=False))]
     scatters = [one for one in axes.collections if isinstance(one, PathCollection) and one.get_visible()]
     marks.scatters = [one for one in scatters if len(one.get_offsets()) and _offsets_are_data(one, axes)]
@@ -226,10 +227,10 @@ def _offsets_are_data(scatter: Any, axes: Any) -> bool:
     return bool(scatter.get_offset_transform() == axes.transData)
 
 
-def without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
+def _without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
     """Without the lines that stay within the width of one bar: how seaborn draws the errors of bars."""
     kept = lines
-    for horizontal in (False, True):
+    for horizontal in (False, True) if lines else ():
         extents = [_extent(bar, horizontal) for one in containers if _is_horizontal(one) is horizontal for bar in one]
         if not extents:
             continue
@@ -244,12 +245,20 @@ def without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
     return kept
 
 
+def _bar_value(start: float, size: float) -> float | None:
+    """The length of a bar, without the last digits if it stands on others: it is the difference of two sums."""
+    largest = max(abs(start), abs(start + size))
+    if not start or not math.isfinite(largest):
+        return charts.number(size)
+    return charts.number(round(size, 14 - math.ceil(math.log10(largest))))
+
+
 def _is_horizontal(container: Any) -> bool:
     return getattr(container, "orientation", None) == "horizontal"
 
 
 def _extent(bar: Any, horizontal: bool) -> tuple[float, float]:
-    """Where a bar begins on the axis of the categories, and its width there."""
+    """Where a bar begins, and its size: on the x axis, or on the y axis if horizontal."""
     start, size = (bar.get_y(), bar.get_height()) if horizontal else (bar.get_x(), bar.get_width())
     return float(start), float(size)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import math
-import sys
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +30,7 @@ def plotly_to_chart(figure: dict[str, Any]) -> Chart | None:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for number, trace in enumerate(traces):
         kind = _kind(trace)
-        if kind is None:
+        if kind is None or (kind == "bar" and layout.get("barnorm")):
             return None
         place = (str(number), "") if kind == "pie" else (trace.get("xaxis") or "x", trace.get("yaxis") or "y")
         groups.setdefault((kind, *place), []).append(trace)
@@ -140,9 +140,9 @@ def _decoded(column: Any) -> list[Any]:
     if column is None:
         return []
     if isinstance(column, dict):
-        form, data = _FORMATS[column["dtype"]], base64.b64decode(column["bdata"])
-        values = memoryview(data).cast(form).tolist()
-        return values if sys.byteorder == "little" else memoryview(data[::-1]).cast(form).tolist()[::-1]
+        data = base64.b64decode(column["bdata"])
+        layout = struct.Struct(f"<{_FORMATS[column['dtype']]}")
+        return [value for (value,) in layout.iter_unpack(data)]
     if getattr(getattr(column, "dtype", None), "kind", "") == "M":
         from raybox_extractor.matplotlib_axis import datetime64_texts  # what has such arrays has numpy
 

@@ -189,6 +189,10 @@ class Result:
     def _repr_javascript_(self) -> str | None:
         return self.javascript
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002
+        """What has no method of its own: a plotly or altair figure is one in the notebook too."""
+        return dict(self.extra or {})
+
 
 def _read_chart(raw: dict[str, Any]) -> Chart | None:
     try:

@@ -1,7 +1,7 @@
-"""Typed views of the chart data that a plot leaves behind (`Result.chart`).
+"""Typed views of the chart data that a plot leaves behind (`Result.chart`). Same names as in the E2B SDK.
 
-Reading is tolerant: an unknown kind of chart is a `Chart` of type UNKNOWN, an unknown scale is UNKNOWN, and `to_dict()`
-always gives back exactly what the server sent.
+Reading is tolerant: an unknown kind of chart is a `Chart` of type UNKNOWN, an unknown scale is UNKNOWN, keys that a
+newer server may send are kept, and `to_dict()` always gives back exactly what the server sent.
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class Chart(_Plain):
         """The data as the server sent it."""
         return self._raw
 
+    def _repr_json_(self) -> dict[str, Any]:
+        """What a notebook shows of a chart on its own."""
+        return self._raw
+
 
 class Chart2D(Chart):
     """A chart with two labelled axes."""
@@ -110,9 +114,13 @@ class PointChart(Chart2D):
 class LineChart(PointChart):
     """Points joined by lines."""
 
+    type = ChartType.LINE
+
 
 class ScatterChart(PointChart):
     """Points alone."""
+
+    type = ChartType.SCATTER
 
 
 class BarData(_Plain):
@@ -127,6 +135,7 @@ class BarData(_Plain):
 class BarChart(Chart2D):
     """Bars, in groups."""
 
+    type = ChartType.BAR
     elements: list[BarData]
 
     def __init__(self, **raw: Any) -> None:
@@ -146,6 +155,7 @@ class PieData(_Plain):
 class PieChart(Chart):
     """Wedges of a whole."""
 
+    type = ChartType.PIE
     elements: list[PieData]
 
     def __init__(self, **raw: Any) -> None:
@@ -169,6 +179,7 @@ class BoxAndWhiskerData(_Plain):
 class BoxAndWhiskerChart(Chart2D):
     """Boxes with whiskers."""
 
+    type = ChartType.BOX_AND_WHISKER
     elements: list[BoxAndWhiskerData]
 
     def __init__(self, **raw: Any) -> None:
@@ -179,6 +190,7 @@ class BoxAndWhiskerChart(Chart2D):
 class SuperChart(Chart):
     """A figure of several axes; each element is a chart."""
 
+    type = ChartType.SUPERCHART
     elements: list[Chart]
 
     def __init__(self, **raw: Any) -> None:
@@ -202,6 +214,11 @@ CLASSES: Mapping[ChartType, type[Chart]] = {
 def chart_from_dict(data: Mapping[str, Any]) -> Chart:
     """The view that fits `data["type"]`. Raises KeyError, TypeError or ValueError when required data is missing."""
     return CLASSES[_member(ChartType, data["type"])](**data)
+
+
+def _deserialize_chart(data: Mapping[str, Any] | None) -> Chart | None:
+    """The E2B SDK's name of `chart_from_dict`; None for no data."""
+    return chart_from_dict(data) if data else None
 
 
 def _member(kind: type[_E], value: Any) -> _E:

@@ -4,6 +4,7 @@ TemplateError
 |-- InvalidSpec          the definition is wrong; fix it
 |-- TemplateNotFound     no such template here; build it
 |-- UvNotFound           the tool that builds environments is missing; install it
+|-- LanguageNotInstalled no kernel of that language here; install it
 |-- ExtractorNotFound    the package that goes into every environment is missing; install it
 `-- BuildFailed          a build step failed; its output is in the message
 """
@@ -50,6 +51,20 @@ class UvNotFound(TemplateError):
         return (
             "uv, which builds the environments of templates, was not found "
             f"(tried {', '.join(self.looked)}); install it with `pip install uv`, or in a checkout run `make setup`"
+        )
+
+
+class LanguageNotInstalled(TemplateError):
+    """There is no kernel of `language` on this machine. packages: of Debian; it needs them, we cannot install them."""
+
+    def __init__(self, language: str, packages: tuple[str, ...] = ()) -> None:
+        super().__init__(language, packages)
+        self.language, self.packages = language, packages
+
+    def __str__(self) -> str:
+        first = f"install {' and '.join(self.packages)} and " if self.packages else ""
+        return (
+            f"{self.language} is not installed here; {first}run `python -m raybox_template languages {self.language}`"
         )
 
 

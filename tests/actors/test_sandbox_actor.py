@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from raybox_actors.config import NAMESPACE, PoolConfig, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, NotFound, SandboxLost, SlotTaken
 from raybox_actors.isolation.orphans import wall_marks
+from raybox_actors.network.egress import egress_available
+from raybox_actors.network.stack import FIRST_STACK_ID
 from raybox_actors.node_agent import NodeAgent
 from raybox_actors.sandbox_actor import CONCURRENCY_GROUPS, SandboxActor
 from raybox_actors.sandbox_id import parse
@@ -40,9 +43,10 @@ _numbers = itertools.count(1)
 class Pool:
     """A node agent and its sandbox actors; no manager."""
 
-    def __init__(self, node_id: str, run_dir: Path) -> None:
+    def __init__(self, node_id: str, run_dir: Path, network: str = "none") -> None:
         self.node_id = node_id
-        self.config = PoolConfig(name=f"t{os.getpid() % 10_000}-{next(_numbers)}", secret=b"x", run_dir=str(run_dir))
+        name = f"t{os.getpid() % 10_000}-{next(_numbers)}"
+        self.config = PoolConfig(name=name, secret=b"x", run_dir=str(run_dir), network=network)
         self.actors: list[Any] = []
         self.agent = self.start_agent()
 
@@ -286,3 +290,75 @@ def test_sigkill_of_the_node_agent_while_a_cell_runs(pool: Pool, actor: Any, cla
     assert ray.get(pool.agent.ping.remote())["orphans_swept"] == 0
     context = ray.get(actor.create_context.remote(claimed.sandbox_id, None, None), timeout=30)
     assert run(actor, claimed.sandbox_id, "1 + 1", context_id=context.context_id).result == "2"
+
+
+# ---- network ----
+
+CLOSED: dict[str, object] = {"allowOut": ["1.1.1.1"], "denyOut": ["0.0.0.0/0"]}
+ROUTES = "open('/proc/net/route').read().count('\\n') - 1"
+NAME_SERVERS = "open('/etc/resolv.conf').read().split()"
+
+
+def test_a_pool_without_network_says_so_and_refuses_who_needs_one(actor: Any) -> None:
+    with pytest.raises(RayTaskError) as raised:
+        ray.get(actor.claim.remote(CreateRequest(network=CLOSED)))
+    assert isinstance(raised.value.cause, BadRequest)
+    assert "--network egress" in str(raised.value.cause)
+    info = ray.get(actor.claim.remote(CreateRequest(network={"denyOut": ["1.1.1.1"]})))  # which holds
+    try:
+        assert not info.allow_internet_access
+        assert run(actor, info.sandbox_id, f"{ROUTES}, {NAME_SERVERS}").result == "(0, [])"
+        with pytest.raises(RayTaskError) as raised:
+            ray.get(actor.update_network.remote(info.sandbox_id, CLOSED))
+        assert isinstance(raised.value.cause, BadRequest)
+        ray.get(actor.update_network.remote(info.sandbox_id, {}, False))
+        assert ray.get(actor.info.remote(info.sandbox_id)).network is None
+    finally:
+        ray.get(actor.kill.remote(info.sandbox_id))
+
+
+@pytest.mark.skipif(egress_available() is not None, reason="no egress here")
+def test_a_pool_with_egress_gives_each_sandbox_the_rules_it_was_created_with(
+    ray_cluster: str, run_folder: Path
+) -> None:
+    """Only routes and rules are looked at: nothing is sent."""
+    pool = Pool(ray_cluster, run_folder, "egress")
+    try:
+        actor = pool.slot()
+        for network, internet, ruled in ((None, True, False), (CLOSED, True, True), (None, False, True)):
+            info = ray.get(
+                actor.claim.remote(CreateRequest(network=network, allow_internet_access=internet)), timeout=60
+            )
+            assert (info.allow_internet_access, info.network) == (internet, network)
+            cell = run(actor, info.sandbox_id, f"{ROUTES}, {NAME_SERVERS}")
+            assert cell.result == "(2, ['nameserver', '127.0.0.53'])", cell.events
+            assert refuses_all_else(pool) is ruled
+            ray.get(actor.update_network.remote(info.sandbox_id, {} if ruled else CLOSED))
+            assert refuses_all_else(pool) is not ruled
+            now = ray.get(actor.info.remote(info.sandbox_id))
+            assert (now.network, now.allow_internet_access) == (None if ruled else CLOSED, True)
+            ray.get(actor.kill.remote(info.sandbox_id), timeout=30)
+            assert not stacks()
+        ray.get(actor.prepare.remote(), timeout=60)  # warm ones have it already
+        assert len(stacks()) == 1
+    finally:
+        pool.stop()
+    wait_until(lambda: not stacks(), 5, stacks)
+
+
+def stacks() -> set[int]:
+    """Network stacks of slot 0."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_of_slot = entry.name.isdigit() and entry.stat().st_uid == FIRST_STACK_ID
+            if is_of_slot and b"slirp" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
+def refuses_all_else(pool: Pool) -> bool:
+    first = next(pid for wall in pool.walls() for pid in children_of(wall))
+    command = ["nsenter", f"--net=/proc/{first}/ns/net", "nft", "list", "chain", "inet", "raybox", "output"]
+    rules = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return "goto refuse" in [line.strip() for line in rules.splitlines()]

@@ -12,7 +12,8 @@ import pytest
 from raybox_actors.contexts import TimeoutPolicy
 from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, SandboxLost
 from raybox_actors.executions import OutputLimits
-from raybox_actors.session import SessionOptions, normal_language, open_session
+from raybox_actors.kernels.languages import normal_language
+from raybox_actors.session import SessionOptions, open_session
 from raybox_actors.values import ExecuteRequest
 from raybox_actors.zygote_process import ZygoteProcess
 from tests.actors.driving import Cell, Driver, children_of, eventually, inside, namespace_of

@@ -95,7 +95,7 @@ def test_images_saved_by_worker_processes_are_not_displayed(fresh_shell: Shell, 
 
 def test_a_figure_is_drawn_inline_at_a_hundred_dots_per_inch(shell: Shell) -> None:
     bundle = shell.run("plt.figure(figsize=(4, 3)); plt.plot([1, 2]); plt.show()").only
-    assert bundle.keys() == {"text/plain", "image/png"}
+    assert bundle.keys() == {"text/plain", "image/png", "e2b/chart"}
     assert bundle["text/plain"] == "<Figure size 400x300 with 1 Axes>"
     assert 300 < png_size(bundle)[0] < 450  # cut to what is drawn
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from raybox_template import BuiltTemplate
     from tests.extractor.conftest import Shell
 
-HEAVY = ("pandas", "numpy", "matplotlib", "PIL")
+HEAVY = ("pandas", "numpy", "matplotlib", "PIL", "polars", "plotly", "altair")
 
 
 def test_what_the_user_did_not_import_is_not_imported(fresh_shell: Shell) -> None:
@@ -25,6 +25,22 @@ def test_importing_the_package_alone_needs_no_ipython(template: BuiltTemplate) -
     code = "import sys, raybox_extractor; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([template.python, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert not {*HEAVY, "IPython", "traitlets"} & set(done.stdout.split())
+
+
+def test_figures_are_read_with_matplotlib_alone(template: BuiltTemplate, tmp_path: Path) -> None:
+    code = """
+import sys
+for name in ("IPython", "pandas", "seaborn", "polars", "plotly", "altair", "scipy"):
+    sys.modules[name] = None
+from matplotlib.figure import Figure
+from raybox_extractor import extract_figure
+figure = Figure()
+figure.add_subplot().plot([1, 2], label="a")
+print(extract_figure(figure)["elements"])
+"""
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run([template.python, "-I", "-c", code], capture_output=True, text=True, env=environ, check=True)
+    assert done.stdout == "[{'label': 'a', 'points': [[0.0, 1.0], [1.0, 2.0]]}]\n"
 
 
 def test_pil_is_hooked_when_the_cell_that_imports_it_uses_it(fresh_shell: Shell) -> None:
@@ -122,5 +138,5 @@ manager.shutdown_kernel(now=True)
         "ZeroDivisionError False",
         "1999]",
         "60.0",
-        "image/png text/plain",
+        "e2b/chart image/png text/plain",
     ], done.stderr

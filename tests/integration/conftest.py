@@ -19,6 +19,10 @@ ASYNC_CLIENTS = {"raybox": raybox.AsyncSandbox, "e2b": e2b_code_interpreter.Asyn
 
 @pytest.fixture(autouse=True)
 def _where(running_pool: RunningPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    where(running_pool, monkeypatch)
+
+
+def where(running_pool: RunningPool, monkeypatch: pytest.MonkeyPatch) -> None:
     for prefix in ("RAYBOX_URL", "E2B_API_URL", "E2B_SANDBOX_URL"):
         monkeypatch.setenv(prefix, running_pool.url)
     for name in ("RAYBOX_API_KEY", "E2B_API_KEY"):

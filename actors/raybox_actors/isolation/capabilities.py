@@ -16,16 +16,15 @@ Require = Literal["standard", "strict"]
 
 #: Controllers that limits of memory, CPU and processes need.
 CONTROLLERS = ("memory", "cpu", "pids")
-#: Runtime of a language -> what to install where it is missing (Debian's names).
+#: Language -> the kernel that speaks it, as `python -m raybox_template languages` calls it.
 RUNTIMES = {
-    "python": "make setup",
-    "javascript": "nodejs",
-    "typescript": "nodejs",
-    "r": "r-base-core",
+    "python": "python",
+    "javascript": "javascript",
+    "typescript": "javascript",
+    "r": "r",
     "bash": "bash",
-    "java": "openjdk-17-jdk-headless",
+    "java": "java",
 }
-COMMANDS = {"javascript": "node", "typescript": "node", "r": "R", "bash": "bash", "java": "java"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Facts:
     """What was found on this machine. Every `..._failure` says what went wrong when it was tried, empty if it worked.
 
     bwrap: path of the bubblewrap in use, None without one. cgroup: version of the hierarchy (0: none), with its
-    controllers. user_network: path of pasta or slirp4netns. runtimes: language -> path, None if missing.
+    controllers. user_network: path of slirp4netns. runtimes: language -> path, None if missing.
     """
 
     system: str
@@ -134,15 +133,13 @@ def judge(facts: Facts) -> list[Finding]:
     else:  # no reason not to start: `raybox up` builds it
         remedy = "python -m raybox_template build default"
         found.append(Finding("template", "missing", "the default template is not built yet", remedy))
-    for language, package in RUNTIMES.items():
+    for language, kernel in RUNTIMES.items():
         path = facts.runtimes.get(language)
         if path:
-            detail = path if language == "python" else f"{path}, which this version of raybox does not use yet"
-            found.append(Finding(f"language {language}", "on", detail))
+            found.append(Finding(f"language {language}", "on", path))
         elif language != "python":
-            found.append(
-                Finding(f"language {language}", "missing", "its runtime is not installed", f"install {package}")
-            )
+            remedy = f"python -m raybox_template languages {kernel}"
+            found.append(Finding(f"language {language}", "missing", "its kernel is not installed", remedy))
     return found
 
 
@@ -187,9 +184,9 @@ def _egress(facts: Facts) -> Finding:
     """Sandboxes have no network unless asked for; a node without this refuses to create those that ask."""
     absent = []
     if facts.user_network is None:
-        absent.append(("no pasta or slirp4netns", "install passt"))
+        absent.append(("no slirp4netns", "install slirp4netns"))
     if facts.tun_failure:
-        absent.append((f"/dev/net/tun: {facts.tun_failure}", "give this container /dev/net/tun"))
+        absent.append((f"no tun device: {facts.tun_failure}", "load the module tun, or allow device c 10:200"))
     if facts.nft is None:
         absent.append(("no nft", "install nftables"))
     if not absent:

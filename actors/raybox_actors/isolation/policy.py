@@ -27,6 +27,7 @@ MAX_SLOTS_PER_NODE = 60_000
 #: Of the host, read-only; absent ones are skipped. Links among them (/bin -> usr/bin) are made as links.
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 SYSTEM_FILES = (
+    "/etc/R",
     "/etc/alternatives",
     "/etc/fonts",
     "/etc/java-17-openjdk",
@@ -142,6 +143,7 @@ class WallsPolicy:
 
     limits: Limits = field(default_factory=Limits)
     hostname: str = "sandbox"
+    nameserver: str = ""  #: address that /etc/resolv.conf names; empty: names of /etc/hosts only
     mark: str = ""  #: of the pool and slot, on the command line of the walls' process; how orphans are told apart
     read_only: tuple[str, ...] = ()  #: the template's folders, at their own paths
     layers: tuple[tuple[str, str], ...] = ()  #: folder of the host, path inside: writable there for the sandbox's root
@@ -215,6 +217,6 @@ def etc_files(policy: WallsPolicy) -> dict[str, str]:
         "group": f"root:x:0:\n{USER_NAME}:x:{USER_ID}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {policy.hostname}\n::1 localhost\n",
         "hostname": f"{policy.hostname}\n",
-        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-        "resolv.conf": "",
+        "nsswitch.conf": f"passwd: files\ngroup: files\nhosts: files{' dns' if policy.nameserver else ''}\n",
+        "resolv.conf": f"nameserver {policy.nameserver}\n" if policy.nameserver else "",
     }

@@ -53,6 +53,10 @@ START_LIMIT_S = 20.0
 class ForkedKernel:
     """A Kernel (base.py) forked from the zygote, ready to run."""
 
+    #: What the zygote is asked for, and how long that may take until it is ready.
+    request: dict[str, Any] = {"op": "kernel"}  # noqa: RUF012  # never changed
+    start_limit_s = START_LIMIT_S
+
     def __init__(self, place: Place, cwd: str) -> None:
         self._place, self._cwd = place, cwd
         self._loop = asyncio.get_running_loop()
@@ -89,14 +93,14 @@ class ForkedKernel:
             self._pipes[read] = (name, decoder("replace"))
             write_ends.append(write)
         try:
-            self._child = await self._place.enter({"op": "kernel"}, self._cwd, [theirs.fileno(), *write_ends])
+            self._child = await self._place.enter(self.request, self._cwd, [theirs.fileno(), *write_ends])
             self.resume()
             self._death = asyncio.create_task(self._watch())
-            async with asyncio.timeout(START_LIMIT_S):
+            async with asyncio.timeout(self.start_limit_s):
                 await self._ready
         except TimeoutError as error:
             await self.stop()
-            raise KernelFailed(f"the kernel was not ready after {START_LIMIT_S:.0f} s") from error
+            raise KernelFailed(f"the kernel was not ready after {self.start_limit_s:.0f} s") from error
         except BaseException:
             await self.stop()
             raise
@@ -264,21 +268,26 @@ class ForkedKernel:
     def _read_pipe(self, fd: int) -> None:
         if self._wire is not None:
             self._read_wire()  # frames first: see guest/wire.py for the order that both sides keep
+        self._take_from_pipe(fd)
+
+    def _take_from_pipe(self, fd: int) -> bool:
+        """Take what is there, up to a bound. False when there was nothing."""
         if fd not in self._pipes:
-            return
+            return False
         name, decoder = self._pipes[fd]
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._loop.remove_reader(fd)
-            return
+            return False
         text = decoder.decode(data)
         if text and self._accepted:
             self._tell(Output(name, text))
+        return True
 
 
 def is_pair(content: Any) -> bool:

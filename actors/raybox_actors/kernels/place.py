@@ -25,6 +25,7 @@ class Place:
     python: str  #: the template's interpreter
     env: dict[str, str] = field(default_factory=dict)  #: of every process; the sandbox's own variables are added to it
     cgroup: Cgroup | None = None  #: what every process joins before it enters
+    variables: dict[str, str] = field(default_factory=dict)  #: the sandbox's own alone
 
     async def enter(self, request: dict[str, Any], cwd: str, fds: list[int]) -> Child:
         """Fork a process into the walls; `fds` take the places that `request["op"]` gives them. Raises KernelFailed.

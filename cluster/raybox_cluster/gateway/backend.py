@@ -40,6 +40,11 @@ class Backend(Protocol):
         """Deadline = now + timeout_s; 0 expires it at once."""
         ...
 
+    async def update_network(self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool) -> None:
+        """Replace the rules of the sandbox's network: `allowOut`, `denyOut` and `dnsServers` of the contract. What they
+        deny has been cut when this returns. BadRequest where they cannot hold; then nothing has changed."""
+        ...
+
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         """Start a cell (at most once per execution id) and return its first events, or none if it takes longer than
         a few milliseconds to say anything; go on with `poll`."""
@@ -61,13 +66,6 @@ class Backend(Protocol):
     async def restart_context(self, sandbox_id: str, context_id: str) -> None: ...
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None: ...
-
-    async def metrics(
-        self, sandbox_id: str, start_s: float | None = None, end_s: float | None = None
-    ) -> list[ResourceUsage]:
-        """What the sandbox used within this span of unix time, oldest first: one sample every few seconds, and, if the
-        span is open at its end, one of this moment."""
-        ...
 
     async def agent(self, sandbox_id: str) -> Agent:
         """The sandbox's files, processes and ports. Bytes go past Ray: connections to the actor, or to the agent."""

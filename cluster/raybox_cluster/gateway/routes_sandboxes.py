@@ -73,6 +73,12 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         await backend.connect(sandbox_id, wire.parse_refresh(await body_of(request)))
         return Response(status_code=NO_CONTENT)
 
+    async def update_network(request: Request) -> Response:
+        sandbox_id = path_sandbox_id(request)
+        network, internet = wire.parse_network_update(await body_of(request))
+        await backend.update_network(sandbox_id, network, internet)
+        return Response(status_code=NO_CONTENT)
+
     for prefix in ("", "/v2"):
         router.add_route(f"{prefix}/sandboxes", create, methods=["POST"])
         router.add_route(f"{prefix}/sandboxes", listing, methods=["GET"])
@@ -80,6 +86,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
     router.add_route("/sandboxes/{sandbox_id}", info, methods=["GET"])
     router.add_route("/sandboxes/{sandbox_id}", kill, methods=["DELETE"])
     router.add_route("/sandboxes/{sandbox_id}/timeout", set_timeout, methods=["POST"])
+    router.add_route("/sandboxes/{sandbox_id}/network", update_network, methods=["PUT"])
     router.add_route("/sandboxes/{sandbox_id}/refreshes", refresh, methods=["POST"])
     return router
 

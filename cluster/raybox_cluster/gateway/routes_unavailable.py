@@ -17,7 +17,6 @@ UNAVAILABLE: dict[str, str] = {
     "/sandboxes/{sandbox_id}/resume": "pausing",
     "/sandboxes/{sandbox_id}/fork": "forking",
     "/sandboxes/{sandbox_id}/snapshots": "snapshots",
-    "/sandboxes/{sandbox_id}/network": "changing the network",
     "/snapshots": "snapshots",
     "/templates": "templates",
     "/templates/{rest:path}": "templates",

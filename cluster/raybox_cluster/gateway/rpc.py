@@ -71,8 +71,9 @@ async def serve(
     Everything else is answered."""
     unary = method.unary is not None
     if connect.media_type(headers) != (connect.UNARY_TYPE if unary else connect.STREAM_TYPE):
+        await alive()
         expected = (connect.UNARY_TYPE if unary else connect.STREAM_TYPE).decode()
-        response = Response(b"", 415, {"accept-post": expected})
+        response = json_response(415, {"code": 415, "message": f"expected {expected}"}, {"accept-post": expected})
         await response(scope, receive, send)
     elif unary:
         await (await _unary(method, agent, alive, headers, receive))(scope, receive, send)

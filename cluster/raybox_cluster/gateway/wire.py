@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, unquote
 
 from raybox_actors.errors import BadRequest
+from raybox_actors.network.rules import parse_request
 from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, ExecuteRequest, PublicState, SandboxInfo
 
 from . import fields as f
@@ -32,6 +33,8 @@ TEMPLATES: Mapping[str, str] = {
 
 #: Metadata entry that says the same as the header Idempotency-Key.
 IDEMPOTENCY_METADATA = "raybox.idempotency_key"
+#: Of the contract's `network`: what a sandbox's rules are made of.
+EGRESS_FIELDS = ("allowOut", "denyOut", "dnsServers")
 
 MAX_CONTROL_BODY_BYTES = 1024 * 1024
 MAX_EXECUTE_BODY_BYTES = 16 * 1024 * 1024
@@ -86,8 +89,9 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
     f.refuse(fields, "mcp", "volumeMounts")
     f.refuse(f.mapping(fields, "iam"), "tokens")
 
-    network = _network(fields)
     metadata = f.text_map(fields, "metadata")
+    internet = f.flag(fields, "allow_internet_access", True)
+    network = _network(fields, internet)
     return CreateRequest(
         template=TEMPLATES[template],
         timeout_s=float(timeout_s),
@@ -97,22 +101,38 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
         quota=key.quota,
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
-        allow_internet_access=f.flag(fields, "allow_internet_access", True),
+        allow_internet_access=internet,
         network=network,
         idempotency_key=_idempotency_key(headers, metadata),
     )
 
 
-def _network(fields: f.Json) -> dict[str, object] | None:
-    """Only public traffic can be chosen: there is no network inside the walls yet that rules could apply to."""
+def _network(fields: f.Json, allow_internet_access: bool) -> dict[str, object] | None:
+    """The network as asked for, to be shown again; whether this pool can give it is the sandbox's to say."""
     if fields.get("network") is None:
         return None
     network = f.mapping(fields, "network")
     public = f.flag(network, "allowPublicTraffic", True)
+    return {"allowPublicTraffic": public, **_egress(network, allow_internet_access)}
+
+
+def _egress(network: f.Json, allow_internet_access: bool) -> f.Json:
+    """The fields that rule what a sandbox reaches, checked. Those that would be promises we do not keep are refused."""
     for name, value in network.items():
-        if name != "allowPublicTraffic" and value:
+        if name not in ("allowPublicTraffic", *EGRESS_FIELDS) and value:
             raise BadRequest(f"network.{name[:64]} is not supported yet")
-    return {"allowPublicTraffic": public}
+    parse_request(network, allow_internet_access)
+    return {name: network[name] for name in EGRESS_FIELDS if network.get(name) is not None}
+
+
+def parse_network_update(body: bytes) -> tuple[f.Json, bool]:
+    """Of PUT /sandboxes/{id}/network: the rules that replace all there were, and allow_internet_access."""
+    fields = f.json_object(body, empty_ok=True)
+    internet = f.flag(fields, "allow_internet_access", True)
+    rules = {
+        name: value for name, value in fields.items() if name not in ("allow_internet_access", "allowPublicTraffic")
+    }
+    return _egress(rules, internet), internet
 
 
 def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | None:

@@ -103,6 +103,9 @@ class RayBackend:
     async def set_timeout(self, sandbox_id: str, timeout_s: float) -> None:
         await self._call("set_timeout", sandbox_id, timeout_s)
 
+    async def update_network(self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool) -> None:
+        await self._call("update_network", sandbox_id, network, allow_internet_access)
+
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         return cast(EventBatch, await self._call("execute", sandbox_id, request))
 

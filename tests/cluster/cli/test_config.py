@@ -32,7 +32,8 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "name": "two", "host": "0.0.0.0", "port": 9000, "api-key": "k" * 8, "sandboxes": 20, "warm": 3,
         "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
         "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256, "pids-max": 100,
-        "require": "strict",
+        "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
+        "warm-languages": "r,bash",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
@@ -206,6 +207,42 @@ def test_listening_everywhere_is_reached_through_loopback(host: str, reached_at:
     assert UpOptions(host=host).url_host == reached_at
 
 
+def test_lists_come_with_commas_or_as_lists(tmp_path: Path) -> None:
+    (tmp_path / "pool.yaml").write_text(
+        "network: egress\nnetwork-denied-cidrs: [10.1.2.3/8]\nnetwork-dns: 9.9.9.9, 1.1.1.1\n"
+    )
+    options = resolve({}, tmp_path / "pool.yaml", {})
+    assert (options.network_denied_cidrs, options.network_dns) == (("10.0.0.0/8",), ("9.9.9.9", "1.1.1.1"))
+    assert UpOptions(**json.loads(json.dumps(asdict(options)))) == options  # as `up --detach` hands them on
+    pool = resolve({"network_denied_cidrs": ""}, tmp_path / "pool.yaml", {}).pool(b"")
+    assert (pool.network, pool.network_denied_cidrs, pool.network_dns) == ("egress", (), ("9.9.9.9", "1.1.1.1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"network": "host"}, "network: must be one of none, egress"),
+        ({"network_denied_cidrs": "10.0.0.0/8,example.org"}, "network-denied-cidrs: 'example.org' is not"),
+        ({"network_denied_cidrs": [8]}, "network-denied-cidrs: must be a list"),
+        ({"network_dns": "::1"}, "network-dns: must be IPv4"),
+        ({"network_dns": "1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4"}, "network-dns: must be at most 3"),
+    ],
+)
+def test_a_network_that_cannot_be_meant_is_refused(given: dict[str, object], words: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        resolve(given, environment={})
+    assert words in str(raised.value)
+
+
 def test_the_pool_gets_what_was_asked_for() -> None:
     pool = UpOptions(name="two", sandboxes=5, warm=1, max_timeout_s=400).pool(b"secret")
     assert (pool.name, pool.sandboxes, pool.warm, pool.max_timeout_s, pool.secret) == ("two", 5, 1, 400.0, b"secret")
+
+
+def test_warm_languages() -> None:
+    options = resolve({"warm_languages": "r, java r"}, environment={})
+    assert options.pool(b"").warm_languages == options.warm_languages == ("r", "java")
+    assert resolve({"warm_languages": ""}, environment={}).warm_languages == ()
+    for wrong in ("cobol", "python", ["r", 1], 3):
+        with pytest.raises(OptionError, match="warm-languages: must be names out of javascript, r, bash, java"):
+            resolve({"warm_languages": wrong}, environment={})

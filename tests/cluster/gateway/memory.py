@@ -192,6 +192,11 @@ class MemoryBackend:
         else:
             self.live[sandbox_id] = replace(info, end_at_s=self.now_s + timeout_s)
 
+    async def update_network(self, sandbox_id: str, network: dict[str, object], allow_internet_access: bool) -> None:
+        self._called("update_network")
+        info = self._sandbox(sandbox_id)
+        self.live[sandbox_id] = replace(info, network=network, allow_internet_access=allow_internet_access)
+
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         self._called("execute")
         self._sandbox(sandbox_id)

@@ -48,7 +48,7 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         "metadata": {"user": "é\u2028"},
         "envVars": {"A": "1"},
         "allow_internet_access": False,
-        "network": {"allowPublicTraffic": False, "denyOut": []},
+        "network": {"allowPublicTraffic": False, "allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"], "rules": {}},
         "autoPause": False,
         "autoResume": {"enabled": False},
         "volumeMounts": [],
@@ -63,7 +63,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
     assert wanted.env_vars == {"A": "1"}
     assert wanted.allow_internet_access is False
     assert wanted.allow_public_traffic is False
-    assert wanted.network == {"allowPublicTraffic": False}
+    rules = {"allowOut": ["a.example.org"], "denyOut": ["0.0.0.0/0"]}
+    assert wanted.network == {"allowPublicTraffic": False, **rules}
     assert wanted.idempotency_key == "once-1"
 
 
@@ -76,8 +77,8 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         {"mcp": {"github": {}}},
         {"volumeMounts": [{"name": "a", "path": "/a"}]},
         {"iam": {"tokens": {"a": {}}}},
-        {"network": {"allowOut": ["1.1.1.1"]}},
-        {"network": {"denyOut": ["0.0.0.0/0"]}},
+        {"network": {"egressProxy": {"address": "proxy.example.org:1080"}}},
+        {"network": {"httpsPorts": [3000]}},
         {"network": {"rules": {"example.org": []}, "allowPublicTraffic": True}},
         {"network": {"maskRequestHost": "localhost:${PORT}"}},
     ],
@@ -242,6 +243,24 @@ async def test_timeout_and_refreshes(gateway: Gateway) -> None:
     assert (await gateway.client.post(f"{path}/timeout", json={"timeout": 5})).json()["cause"] == "timeout"
 
 
+async def test_the_network_is_replaced_as_a_whole(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    path = f"/sandboxes/{info.sandbox_id}/network"
+    rules = {"allowOut": ["a.example"], "denyOut": ["0.0.0.0/0"], "dnsServers": ["9.9.9.9"]}
+    assert (await gateway.client.put(path, json=rules | {"rules": {}, "egressProxy": None})).status_code == 204
+    assert gateway.backend.live[info.sandbox_id].network == rules
+    assert (await gateway.client.put(path, json={"allow_internet_access": False})).status_code == 204
+    changed = gateway.backend.live[info.sandbox_id]
+    assert (changed.network, changed.allow_internet_access) == ({}, False)
+    body: object
+    for body in ({"allowOut": ["a.example"]}, {"denyOut": ["a.example"]}, {"egressProxy": {"address": "p:1"}}, []):
+        refused = await gateway.client.put(path, json=body)
+        assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), body
+    assert gateway.backend.live[info.sandbox_id] is changed
+    gone = await gateway.client.put("/sandboxes/unknown/network", json={})
+    assert (gone.status_code, gone.json()["code"]) == (404, 404)
+
+
 async def test_list_pages_to_the_end_and_filters(gateway: Gateway) -> None:
     infos = [await gateway.sandbox(metadata={"n": str(n % 2)}) for n in range(5)]
     first = await gateway.client.get("/v2/sandboxes", params={"limit": 2, "order": "asc"})
@@ -348,7 +367,7 @@ async def test_faults_are_500_without_a_traceback(gateway: Gateway, error: Excep
 async def test_status_is_the_pools_own(gateway: Gateway) -> None:
     response = await gateway.client.get("/raybox/status")
     assert response.json() == {
-        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": ""}],
+        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": "", "leaks": {}}],
         "slots_by_state": {"warm": 1, "running": 1},
         "capacity": 2,
         "warm": 1,
