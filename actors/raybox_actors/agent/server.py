@@ -177,9 +177,9 @@ async def splice(one: socket.socket, other: socket.socket) -> None:
     first: set[asyncio.Future[Any]] = {both, *ends}
     try:
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        for copy, gone in zip(copies, ends, strict=True):
-            if gone.done() and not copy.done():  # what it sent before it went is still the other's
-                await asyncio.wait({copy}, timeout=HANDSHAKE_LIMIT_S)
+        for copy, gone, taker in zip(copies, ends, reversed(ends), strict=True):
+            if gone.done() and not copy.done():  # what it sent before it went is still the other's, however slow
+                await asyncio.wait({copy, taker}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in [*copies, *ends]:
             task.cancel()
