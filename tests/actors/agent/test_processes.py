@@ -150,6 +150,17 @@ async def test_processes_are_listed_while_they_live(sandbox: Sandbox) -> None:
     assert await sandbox.agent.list_processes() == []
 
 
+async def test_a_list_of_long_commands_is_cut_and_not_refused(sandbox: Sandbox) -> None:
+    long = tuple("x" * 100_000 for _ in range(12))
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(5):
+            spec = ProcessSpec("/bin/bash", ("-c", "sleep 60", *long), tag=f"t{number}")
+            await anext(await stack.enter_async_context(sandbox.agent.start_process(spec)))
+        listed = await sandbox.agent.list_processes()
+    assert [info.spec.tag for info in listed] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [len(info.spec.arguments) for info in listed] == [14, 14, 14, 0, 0]
+
+
 async def test_a_process_outlives_its_client_and_is_attached_to_again(sandbox: Sandbox) -> None:
     script = "echo before; read line; echo after $line; exit 7"
     async with sandbox.agent.start_process(ProcessSpec("/bin/bash", ("-c", script))) as events:
