@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -20,10 +21,14 @@ PLAIN, FRAME = "1+1", "import pandas as pd; pd.DataFrame({'a': [1]})"
 def measure(report: Report) -> None:
     progress("cold jupyter_client kernels")
     cold = {cell: [cold_start_s(cell) for _ in range(PEER_ROUNDS)] for cell in (PLAIN, FRAME)}
-    warm, refill = both_pools()
-    if report.base is not None:
-        progress(f"the same of {report.base}")
-        against_base(report, (warm, refill), both_pools(report.base))
+    pythons = [sys.executable] if report.base is None else [sys.executable, report.base]
+    progress("with warm sandboxes")
+    warm, *base_warm = in_turns(pythons, 4, 2)
+    progress("without")
+    refill, *base_refill = in_turns(pythons, 2, 0)
+    for name, ours, bases in (("warm", warm, base_warm), ("refill", refill, base_refill)):
+        for base in bases:
+            against_base(report, name, ours, base)
     for cell, suffix, words in ((PLAIN, "", "first result"), (FRAME, "_frame", "first data frame")):
         peer = median_ms(cold[cell])
         report.add(f"cold{suffix}_ms", peer, f"cold jupyter_client kernel, to {words}", "ms")
@@ -37,39 +42,39 @@ def measure(report: Report) -> None:
 Times = dict[str, list[float]]
 
 
-def both_pools(python: str = sys.executable) -> tuple[Times, Times]:
-    """Seconds to the first result, by cell: with warm sandboxes, and without."""
-    progress("a pool with warm sandboxes")
-    with pool(4, 2, python) as running:
-        warm = {cell: rounds(running, 2, cell) for cell in (PLAIN, FRAME)}
-    progress("a pool without")
-    with pool(2, 0, python) as running:
-        refill = {cell: rounds(running, 0, cell) for cell in (PLAIN, FRAME)}
-    return warm, refill
+def in_turns(pythons: list[str], sandboxes: int, warm: int) -> list[Times]:
+    """Seconds to the first result of each of these raybox, by cell. They run at the same time and take turns, so that
+    what else happens on the machine hits them all."""
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(pool(sandboxes, warm, python)) for python in pythons]
+        times: list[Times] = [{} for _ in pools]
+        for cell in (PLAIN, FRAME):
+            for index in range(ROUNDS + 4):
+                for running, found in zip(pools, times, strict=True):
+                    taken_s = one_round(running, warm, cell)
+                    if index >= 4:  # the first ones open connections
+                        found.setdefault(cell, []).append(taken_s)
+        return times
 
 
-def against_base(report: Report, ours: tuple[Times, Times], base: tuple[Times, Times]) -> None:
-    for name, our_times, base_times in zip(("warm", "refill"), ours, base, strict=True):
-        for cell, suffix in ((PLAIN, ""), (FRAME, "_frame")):
-            before = median_ms(base_times[cell])
-            report.add(f"base_{name}{suffix}_ms", before, f"base, {name}{suffix}", "ms")
-            report.add(f"{name}{suffix}_of_base", median_ms(our_times[cell]) / before, f"{name}{suffix}, of base", "x")
+def against_base(report: Report, name: str, ours: Times, base: Times) -> None:
+    for cell, suffix in ((PLAIN, ""), (FRAME, "_frame")):
+        before = median_ms(base[cell])
+        report.add(f"base_{name}{suffix}_ms", before, f"base, {name}{suffix}", "ms")
+        report.add(f"{name}{suffix}_of_base", median_ms(ours[cell]) / before, f"{name}{suffix}, of base", "x")
 
 
-def rounds(running: BenchPool, warm: int, cell: str) -> list[float]:
-    times = []
-    for index in range(ROUNDS + 4):
-        running.wait_for_warm(warm)
-        time.sleep(REST_S)
-        began = time.perf_counter()
-        sandbox = Sandbox.create()
-        try:
-            assert sandbox.run_code(cell).results
-            if index >= 4:  # the first ones open connections
-                times.append(time.perf_counter() - began)
-        finally:
-            sandbox.kill()
-    return times
+def one_round(running: BenchPool, warm: int, cell: str) -> float:
+    running.address()
+    running.wait_for_warm(warm)
+    time.sleep(REST_S)
+    began = time.perf_counter()
+    sandbox = Sandbox.create()
+    try:
+        assert sandbox.run_code(cell).results
+        return time.perf_counter() - began
+    finally:
+        sandbox.kill()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from raybox_cluster import cli_state
 
 #: Everything that a pool of this many sandboxes needs to be at rest again.
 REST_LIMIT_S = 60.0
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class BenchPool:
     url: str
     api_key: str
     pid: int
+
+    def address(self) -> None:
+        """Let the SDK speak to this pool from here on."""
+        os.environ |= {"RAYBOX_URL": self.url, "RAYBOX_API_KEY": self.api_key}
 
     def status(self) -> dict[str, object]:
         answer = httpx.get(f"{self.url}/raybox/status", headers={"X-API-KEY": self.api_key}, timeout=30)
@@ -48,8 +54,11 @@ class BenchPool:
 
 @contextlib.contextmanager
 def pool(sandboxes: int, warm: int, python: str = sys.executable) -> Iterator[BenchPool]:
-    """A running pool of its own, at rest; gone at the end. `python`: whose raybox it is."""
-    name = f"bench{os.getpid()}"
+    """A running pool of its own, at rest; gone at the end. `python`: whose raybox it is.
+
+    The SDK speaks to the one that came last, or that `address` was called of.
+    """
+    name = f"bench{os.getpid()}-{next(_numbers)}"
     command = [python, "-m", "raybox_cluster"]
     numbers = ["--port", "0", "--sandboxes", str(sandboxes), "--warm", str(warm)]
     subprocess.run(
@@ -61,8 +70,8 @@ def pool(sandboxes: int, warm: int, python: str = sys.executable) -> Iterator[Be
     try:
         record = cli_state.read(name)
         assert record is not None
-        os.environ |= {"RAYBOX_URL": record.url, "RAYBOX_API_KEY": record.api_key}
         running = BenchPool(name, record.url, record.api_key, record.pid)
+        running.address()
         wait_for_slots(running, sandboxes)
         running.wait_for_warm(warm)
         yield running

@@ -38,7 +38,7 @@ class Context:
 
     sandbox_ends: waits so many seconds at most, and tells whether the whole sandbox has ended by then. Kernels end a
     moment before it, and their executions must not be told that they are to blame.
-    oom_killed: whether the system has killed a process of the sandbox for want of memory since it was last asked.
+    oom_kills: how many processes of the sandbox the system has killed for want of memory so far.
     """
 
     def __init__(
@@ -47,11 +47,12 @@ class Context:
         make_kernel: KernelFactory,
         policy: TimeoutPolicy,
         sandbox_ends: Callable[[float], Awaitable[bool]] | None = None,
-        oom_killed: Callable[[], bool] = lambda: False,
+        oom_kills: Callable[[], int] = lambda: 0,
     ) -> None:
         self.info = info
         self._make_kernel, self._policy = make_kernel, policy
-        self._sandbox_ends, self._oom_killed = sandbox_ends, oom_killed
+        self._sandbox_ends, self._oom_kills = sandbox_ends, oom_kills
+        self._oom_kills_before = 0  #: `current` began
         self._kernel: Kernel | None = None
         #: Of executions: whoever has it has the kernel to itself. First come, first served.
         self._turn = asyncio.Lock()
@@ -123,6 +124,7 @@ class Context:
 
     async def _run(self, execution: Execution, again: bool = True) -> None:
         self.current, self._begun, self._interrupt_asked, self._ended_by = execution, False, False, None
+        self._oom_kills_before = self._oom_kills()
         try:
             kernel = await self._kernel_for_cell()
             if self._interrupt_asked:
@@ -191,7 +193,7 @@ class Context:
         state = "the state of the context is gone" if finished.lost else "the state of the context is kept"
         if finished.lost and self._ended_by is not None:
             return self._ended_by
-        if finished.lost and self._oom_killed():
+        if finished.lost and self._oom_kills() > self._oom_kills_before:
             value = f"the sandbox ran out of memory and the kernel was killed; {state}"
             return CodeError("OutOfMemory", value, (f"OutOfMemory: {value}",), kind="oom")
         if overdue:

@@ -101,9 +101,9 @@ class Session:
         self._walls_ended = asyncio.Event()
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
+        self._oom_kills_sampled = (0, 0)  #: at the last two samples
         #: Told of what people may want to read about later: what happened, and its particulars.
         self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
-        self._oom_kills_told = 0
         self._spawn(self._watch_walls(on_death))
         if cgroup is not None:
             self._spawn(self._sample())
@@ -146,6 +146,7 @@ class Session:
     async def _sample(self) -> None:
         while True:
             self._meter.sample()
+            self._oom_kills_sampled = (self._oom_kills_sampled[1], self._oom_kills())
             await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     def usage(self) -> ResourceUsage:
@@ -156,15 +157,13 @@ class Session:
         """What it used, every SAMPLE_INTERVAL_S, within this span of unix time."""
         return self._meter.between(start_s, end_s)
 
-    def _oom_killed(self) -> bool:
-        """Whether the kernel has killed something inside for want of memory since this was last asked."""
-        kills = self._cgroup.oom_kills() if self._cgroup is not None else 0
-        before, self._oom_kills_told = self._oom_kills_told, kills
-        return kills > before
+    def _oom_kills(self) -> int:
+        """How many processes inside the system has killed for want of memory."""
+        return self._cgroup.oom_kills() if self._cgroup is not None else 0
 
     def death_cause(self) -> Cause:
-        """Why the walls ended, when nobody here ended them."""
-        return "oom" if self._oom_killed() else "internal"
+        """Why the walls ended, when nobody here ended them: `oom` if memory ran out in the seconds before."""
+        return "oom" if self._oom_kills() > self._oom_kills_sampled[0] else "internal"
 
     async def _ends(self, within_s: float) -> bool:
         """Whether the walls have ended by then, or are about to be closed."""
@@ -362,7 +361,7 @@ class Session:
         else:
             make = kernel_maker(language, self.options.languages, self._place, cwd)
         info = ContextInfo(secrets.token_hex(16), language, cwd)
-        return Context(info, make, self.options.timeouts, self._ends, self._oom_killed)
+        return Context(info, make, self.options.timeouts, self._ends, self._oom_kills)
 
     async def _default_context(self, language: str) -> Context:
         """Raises InternalError (no Python kernel), BadRequest (not installed)."""

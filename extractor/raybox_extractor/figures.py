@@ -11,8 +11,8 @@ def extract_figure(figure: Any) -> Chart | None:
     """The data of a figure as a chart of plain JSON values, or None if it has none. Never raises an Exception.
 
     figure: a matplotlib Figure, or Axes, or what pandas and seaborn return (anything with a `figure`); a plotly Figure,
-    or the dict of one; an altair chart. The keys are those of E2B's charts (`docs/protocol.md`); numbers are floats,
-    missing ones None, dates ISO 8601 text. Draws nothing, and leaves the figure as it is.
+    or the dict of one; an altair chart. The keys are those of E2B's charts, as the README lists them; numbers are
+    floats, missing ones None, dates ISO 8601 text. Draws nothing, and leaves the figure as it is.
     """
     try:
         return _extract(figure)

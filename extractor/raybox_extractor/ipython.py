@@ -59,9 +59,13 @@ def load_ipython_extension(shell: Any) -> None:
         if _is_ours(getattr(callback, "__self__", None), _Images):
             shell.events.unregister("pre_run_cell", callback)
     shell.events.register("pre_run_cell", images.start_cell)
-    _when_imported(_PIL_IMAGE, images.install)
-    _when_imported("matplotlib.font_manager", fonts.add_fallbacks)
-    _when_imported("plotly.io._renderers", _add_plotly_renderer)
+    _when_imported(
+        {
+            _PIL_IMAGE: images.install,
+            "matplotlib.font_manager": fonts.add_fallbacks,
+            "plotly.io._renderers": _add_plotly_renderer,
+        }
+    )
 
 
 class DataFormatter(BaseFormatter):  # type: ignore[misc]  # IPython is not in the environment that is type-checked
@@ -219,13 +223,14 @@ def _is_ours(obj: Any, kind: type) -> bool:
     return (type(obj).__module__, type(obj).__qualname__) == (kind.__module__, kind.__qualname__)
 
 
-def _when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Call `action` with the module: now if it is imported, and right after each of its imports to come."""
-    others = [finder for finder in sys.meta_path if not _is_ours(finder, _ImportHook) or vars(finder)["name"] != name]
-    sys.meta_path[:] = [_ImportHook(name, action), *others]
-    module = sys.modules.get(name)
-    if module is not None:
-        _attempt(action, module)
+def _when_imported(actions: dict[str, Callable[[ModuleType], None]]) -> None:
+    """Call each action with its module: now if it is imported, and right after each of its imports to come."""
+    others = [finder for finder in sys.meta_path if not _is_ours(finder, _ImportHook)]
+    sys.meta_path[:] = [_ImportHook(actions), *others]
+    for name, action in actions.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            _attempt(action, module)
 
 
 def _attempt(action: Callable[[ModuleType], None], module: ModuleType) -> None:
@@ -236,22 +241,23 @@ def _attempt(action: Callable[[ModuleType], None], module: ModuleType) -> None:
 
 
 class _ImportHook(importlib.abc.MetaPathFinder):
-    """Stands before the other finders on `sys.meta_path` and costs every other import one comparison of strings."""
+    """Stands before the other finders on `sys.meta_path` and costs every other import one look into a dict."""
 
-    def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
-        self.name, self.action = name, action
+    def __init__(self, actions: dict[str, Callable[[ModuleType], None]]) -> None:
+        self.actions = actions
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != self.name:
+        action = self.actions.get(fullname)
+        if action is None:
             return None
         finders = (finder for finder in list(sys.meta_path) if finder is not self and hasattr(finder, "find_spec"))
         found = (finder.find_spec(fullname, path, target) for finder in finders)
         spec = next((spec for spec in found if spec), None)
         if spec and spec.loader:
             # A loader is made for one spec. Wrapping its method, and not it, keeps all else that it can do.
-            execute, action = spec.loader.exec_module, self.action
+            execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)

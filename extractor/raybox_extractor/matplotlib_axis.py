@@ -184,7 +184,7 @@ def _dates_in(originals: Any, count: int) -> list[str | None]:
         array = numpy.asarray(originals)
         return datetime64_texts(array[:count]) if array.ndim == 1 and len(array) >= count else nothing
     try:
-        values = list(originals)[:count]
+        values = list(itertools.islice(originals, count))
     except TypeError:
         return nothing
     return [_date_text(value) for value in values] if len(values) == count else nothing

@@ -148,7 +148,7 @@ def find_marks(axes: Any) -> Marks:
     all_lines = [line for line in axes.lines if line.get_visible() and id(line) not in passed_over]
     marks.boxes, in_boxes = find_boxes(all_lines, axes.patches)
     lines = [line for line in all_lines if id(line) not in in_boxes and _is_in_data_coordinates(line, axes)]
-    lines = without_error_bars(lines, marks.bars)
+    lines = _without_error_bars(lines, marks.bars)
     drawn = [line for line in lines if len(line.get_xdata(orig=False))]
     scatters = [one for one in axes.collections if isinstance(one, PathCollection) and one.get_visible()]
     marks.scatters = [one for one in scatters if len(one.get_offsets()) and _offsets_are_data(one, axes)]
@@ -227,10 +227,10 @@ def _offsets_are_data(scatter: Any, axes: Any) -> bool:
     return bool(scatter.get_offset_transform() == axes.transData)
 
 
-def without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
+def _without_error_bars(lines: list[Any], containers: list[Any]) -> list[Any]:
     """Without the lines that stay within the width of one bar: how seaborn draws the errors of bars."""
     kept = lines
-    for horizontal in (False, True):
+    for horizontal in (False, True) if lines else ():
         extents = [_extent(bar, horizontal) for one in containers if _is_horizontal(one) is horizontal for bar in one]
         if not extents:
             continue

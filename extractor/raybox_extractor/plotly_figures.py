@@ -30,7 +30,7 @@ def plotly_to_chart(figure: dict[str, Any]) -> Chart | None:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for number, trace in enumerate(traces):
         kind = _kind(trace)
-        if kind is None:
+        if kind is None or (kind == "bar" and layout.get("barnorm")):
             return None
         place = (str(number), "") if kind == "pie" else (trace.get("xaxis") or "x", trace.get("yaxis") or "y")
         groups.setdefault((kind, *place), []).append(trace)

@@ -28,6 +28,7 @@ from raybox_actors.network.rules import (
     MAX_RESOLVED,
     NEVER,
     NODE_NETWORKS,
+    TABLE,
     NetworkPolicy,
     always_denied,
     check_denied,
@@ -168,6 +169,7 @@ class Kernel:
             "link set v1 up",
             "link set v0 up arp off",
             "route add default dev v0",
+            "-6 addr add 2001:db8::1/64 dev v0 nodad",
         ):
             subprocess.run(["nsenter", f"--net=/proc/{self.process.pid}/ns/net", "ip", *words.split()], check=True)
 
@@ -275,6 +277,29 @@ def test_the_kernel_s_verdicts_are_those_of_the_contract(
     assert [policy.permits(address, open_names) for address in asked] == expected
     kernel.inside(lambda: netlink.run_nft(ruleset(policy, open_names)))
     assert kernel.verdicts(asked) == expected
+
+
+def test_no_rule_lets_ipv6_out_but_loopback(kernel: Kernel) -> None:
+    def send(address: str) -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", (address, 9))
+
+    def ask() -> list[bool]:
+        passed = []
+        for address in ("2001:db8::2", "::1"):
+            try:
+                send(address)
+                passed.append(True)
+            except PermissionError:
+                passed.append(False)
+        return passed
+
+    kernel.inside(lambda: netlink.run_nft(f"table inet {TABLE}\ndelete table inet {TABLE}\n"))
+    assert kernel.inside(ask) == [True, True]
+    for fields in ({}, {"allowOut": ["0.0.0.0/0"]}):
+        policy = policy_of(parse_request(fields), NEVER)
+        kernel.inside(lambda policy=policy: netlink.run_nft(ruleset(policy)))  # type: ignore[misc]
+        assert kernel.inside(ask) == [False, True]
 
 
 def test_the_largest_policy_can_be_loaded(kernel: Kernel) -> None:

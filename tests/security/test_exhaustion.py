@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -113,6 +115,31 @@ async def test_a_kernel_that_is_killed_otherwise_is_not_reported_as_oom(tight: A
     (error,) = events(await tight.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), "error")
     assert error["name"] == "UnexpectedEndOfExecution"
     assert "kind" not in error
+
+
+@needs_cgroups
+async def test_an_earlier_out_of_memory_is_not_blamed_for_a_later_death(tight: Attacker) -> None:
+    """A child was killed for want of memory, then the kernel kills itself."""
+    group = tight.driver.session._cgroup
+    assert group is not None
+    bomb = "'x = bytearray(1 << 30)\\nfor n in range(0, len(x), 4096): x[n] = 1'"
+    await tight.run(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {bomb}])")
+    assert group.oom_kills() > 0
+    (error,) = events(await tight.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), "error")
+    assert "kind" not in error
+
+
+@needs_cgroups
+async def test_the_cause_of_a_sandbox_s_end_is_oom_when_memory_ran_out_just_before(
+    session: OpenSession, base_options: SessionOptions
+) -> None:
+    ended = asyncio.Event()
+    attacker = Attacker(await session(ended.set, policy=replace(base_options.policy, limits=TIGHT)))
+    assert attacker.driver.session.death_cause() == "internal"
+    await attacker.run("held = bytearray(1 << 30)\nfor n in range(0, len(held), 4096): held[n] = 1")
+    os.kill(attacker.first_pid, signal.SIGKILL)  # as the host's own want of memory would
+    await asyncio.wait_for(ended.wait(), 10)
+    assert attacker.driver.session.death_cause() == "oom"
 
 
 async def test_a_full_disk_is_an_error_and_not_the_end(tight: Attacker) -> None:

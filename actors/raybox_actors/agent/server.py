@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import secrets
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from typing import Final
 from raybox_actors.agent import handshake
 from raybox_actors.agent.handshake import ACCEPTED, FAILED, GONE, NONCE_BYTES
 from raybox_actors.errors import NotFound, RayboxError, SandboxLost
+from raybox_actors.kernels.zygote_client import wait_readable
 
 logger = logging.getLogger(__name__)
 
@@ -168,15 +170,26 @@ async def read_exactly(sock: socket.socket, count: int) -> bytes:
 async def splice(one: socket.socket, other: socket.socket) -> None:
     """Copy both ways until both have ended, or one has failed. The sockets stay the caller's."""
     other.setblocking(False)
-    tasks = {asyncio.ensure_future(_copy(one, other)), asyncio.ensure_future(_copy(other, one))}
+    loop = asyncio.get_running_loop()
+    copies = [loop.create_task(_copy(one, other)), loop.create_task(_copy(other, one))]
+    ends = [loop.create_task(_closed(one)), loop.create_task(_closed(other))]
+    both = asyncio.gather(*copies)
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
+        await asyncio.wait({both, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        for copy, gone in zip(copies, ends, strict=True):
+            if gone.done() and not copy.done():  # what it sent before it went is still the other's
+                await asyncio.wait({copy}, timeout=HANDSHAKE_LIMIT_S)
     finally:
-        for task in tasks:
+        for task in [*copies, *ends]:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(both, *copies, *ends, return_exceptions=True)
+
+
+async def _closed(sock: socket.socket) -> None:
+    """Return when the other end is closed, and not only for what it would send."""
+    with select.epoll() as poll:
+        poll.register(sock, 0)  # EPOLLHUP is told without asking
+        await wait_readable(poll.fileno())
 
 
 async def _copy(source: socket.socket, sink: socket.socket) -> None:

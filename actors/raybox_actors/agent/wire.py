@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn, cast, get_args
 
@@ -153,5 +154,7 @@ class AgentConnection:
         if not self._closed:
             self._closed = True
             with contextlib.suppress(OSError):
+                if self._sock.family != socket.AF_UNIX:  # or an end for good would look like one for sending alone
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._loop.call_soon(self._sock.close)  # not under those who wait, who are about to wake up

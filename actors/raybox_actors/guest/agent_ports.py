@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from typing import Any
 
-from agent_wire import OK, Connection, Failure
+from agent_wire import OK, Connection, Failure, wait_readable
 
 PIECE_BYTES = 256 * 1024
-CONNECT_LIMIT_S = 10.0
+CONNECT_LIMIT_S = LAST_BYTES_LIMIT_S = 10.0
 ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -26,16 +27,18 @@ async def dial(asked: dict[str, Any], connection: Connection) -> None:
         connection.buffer.clear()
         there = loop.create_task(_copy(loop, connection.sock, server, early))
         back = loop.create_task(_copy(loop, server, connection.sock))
+        gone = loop.create_task(_closed(connection.sock))
+        tasks = {there, back, gone}
         try:
             # One direction may end long before the other. One that fails takes the other with it.
-            await asyncio.wait({there, back}, return_when=asyncio.FIRST_EXCEPTION)
+            both = asyncio.gather(there, back)
+            await asyncio.wait({both, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not there.done():  # what it sent before it went is still the server's
+                await asyncio.wait({there}, timeout=LAST_BYTES_LIMIT_S)
         finally:
-            for task in (there, back):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait({there, back})
-            for task in (there, back):
-                if not task.cancelled():
-                    task.exception()
+            await asyncio.gather(both, *tasks, return_exceptions=True)
 
 
 async def _connect(port: int) -> socket.socket:
@@ -57,6 +60,13 @@ async def _connect(port: int) -> socket.socket:
             sock.close()
             raise
     raise Failure("port_closed", f"nothing listens on port {port}")
+
+
+async def _closed(sock: socket.socket) -> None:
+    """Return when the other end is closed, and not only for what it would send."""
+    with select.epoll() as poll:
+        poll.register(sock, 0)  # EPOLLHUP is told without asking
+        await wait_readable(poll.fileno())
 
 
 async def _copy(

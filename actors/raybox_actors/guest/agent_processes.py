@@ -24,7 +24,7 @@ READ_BYTES, TERMINAL_READ_BYTES = 32 * 1024, 16 * 1024
 #: Of one client's output: reading stops above the first and goes on below the second.
 HIGH_BYTES, LOW_BYTES = 256 * 1024, 64 * 1024
 #: How long a client may take nothing while others wait for the same output.
-STALL_LIMIT_S = 20.0
+STALL_LIMIT_S = 10.0
 #: Go names signals so, and the protocol with it.
 SIGNAL_WORDS = {
     signal.SIGHUP: "hangup", signal.SIGINT: "interrupt", signal.SIGQUIT: "quit", signal.SIGILL: "illegal instruction",

@@ -48,7 +48,7 @@ class Facts:
     """What was found on this machine. Every `..._failure` says what went wrong when it was tried, empty if it worked.
 
     bwrap: path of the bubblewrap in use, None without one. cgroup: version of the hierarchy (0: none), with its
-    controllers. user_network: path of pasta or slirp4netns. runtimes: language -> path, None if missing.
+    controllers. user_network: path of slirp4netns. runtimes: language -> path, None if missing.
     """
 
     system: str
@@ -184,9 +184,9 @@ def _egress(facts: Facts) -> Finding:
     """Sandboxes have no network unless asked for; a node without this refuses to create those that ask."""
     absent = []
     if facts.user_network is None:
-        absent.append(("no pasta or slirp4netns", "install passt"))
+        absent.append(("no slirp4netns", "install slirp4netns"))
     if facts.tun_failure:
-        absent.append((f"/dev/net/tun: {facts.tun_failure}", "give this container /dev/net/tun"))
+        absent.append((f"no tun device: {facts.tun_failure}", "load the module tun, or allow device c 10:200"))
     if facts.nft is None:
         absent.append(("no nft", "install nftables"))
     if not absent:

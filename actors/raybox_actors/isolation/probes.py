@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from raybox_actors.isolation.capabilities import CONTROLLERS, RUNTIMES, Facts, TokenFacts
+from raybox_actors.network.stack import tun_failure
 
 REMOVE_LIMIT_S: Final = 2.0
 #: Of a process that is not part of any Ray.
@@ -55,8 +56,8 @@ def probe(run_dir: str = "/run/raybox", token: TokenFacts = NO_RAY) -> Facts:
         cgroup_failure=cgroup_failure,
         run_dir_writable=_can_make(Path(run_dir)),
         template_python=python,
-        user_network=shutil.which("pasta") or shutil.which("slirp4netns"),
-        tun_failure=_try_tun(),
+        user_network=shutil.which("slirp4netns"),
+        tun_failure=tun_failure(),
         nft=shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin"),
         token=token,
         runtimes={"python": python, **_language_kernels()},
@@ -139,14 +140,6 @@ def _tries() -> dict[str, str]:
     except ValueError:
         said = {}
     return {name: str(said.get(name, "the probe did not answer")) for name in ("seccomp", "overlay", "idmap")}
-
-
-def _try_tun() -> str:
-    try:
-        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 #: A limit of each controller, in the words of v1 and v2: what is written to prove that it can be.

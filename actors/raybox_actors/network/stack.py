@@ -69,14 +69,21 @@ def egress_available() -> str | None:
     if missing:
         packages = " ".join(dict.fromkeys(PROGRAMS[name] for name in missing))
         return f"{', '.join(missing)} not found: apt-get install {packages}"
+    if failure := tun_failure():
+        return f"the tun device cannot be used ({failure}): load the kernel module tun, or allow device c 10:200"
+    return None
+
+
+def tun_failure() -> str:
+    """Why tun devices cannot be made and opened here; empty if they can. Whether the node has one does not matter."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             node = Path(folder) / "tun"
             os.mknod(node, stat.S_IFCHR | 0o600, TUN_DEVICE)
             os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return f"the tun device cannot be used ({error.strerror}): load the kernel module tun, or allow device c 10:200"
-    return None
+        return error.strerror or str(error)
+    return ""
 
 
 class Birthplace:

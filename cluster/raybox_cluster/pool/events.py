@@ -38,7 +38,7 @@ class NodeAgentReady:
 
 @dataclass(frozen=True, slots=True)
 class NodeAgentFailed:
-    """reason: one line for the operator."""
+    """reason: one line for the operator, as the agent gave it; empty if it did not answer."""
 
     node_id: str
     reason: str = ""

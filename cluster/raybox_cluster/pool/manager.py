@@ -266,7 +266,7 @@ class PoolManager:
                 self._note(f"node {node_id[:12]}: {error!r}")
             if isinstance(error, RayboxError):  # it has given up; the next attempt shall begin afresh
                 ray.kill(agent, no_restart=False)
-            self._tell(ev.NodeAgentFailed(node_id, _one_line(error)))
+            self._tell(ev.NodeAgentFailed(node_id, _one_line(error) if isinstance(error, RayboxError) else ""))
         else:
             self._tell(ev.NodeAgentReady(node_id))
 

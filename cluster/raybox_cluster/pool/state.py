@@ -136,7 +136,8 @@ class PoolState:
 
     def _agent_failed(self, event: ev.NodeAgentFailed, now_s: float) -> list[Instruction]:
         if node := self.nodes.get(event.node_id):
-            node.agent, node.agent_problem = "absent", event.reason
+            node.agent = "absent"
+            node.agent_problem = event.reason or node.agent_problem or "its agent does not answer"
             node.agent_failures += 1
             node.agent_after_s = now_s + self.policy.backoff_s(node.agent_failures)
         return []

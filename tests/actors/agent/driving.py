@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from raybox_actors.agent.api import Agent
 from raybox_actors.agent.values import ProcessEnded, ProcessEvent, ProcessOutput, ProcessSpec, ProcessStarted
 from tests.actors.driving import Driver
+
+
+def descriptors(pid: int) -> list[str]:
+    """Numbers of what a process has open."""
+    return sorted(entry.name for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
 async def until(asked: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:

@@ -16,7 +16,8 @@ from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.agent.values import ProcessSpec
 from raybox_actors.errors import NotFound, SandboxLost
-from tests.actors.agent.driving import Sandbox
+from tests.actors.agent.driving import Sandbox, descriptors
+from tests.actors.driving import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +93,28 @@ async def test_ports(way: Way, sandbox: Sandbox, node_id: str) -> None:
         stream.abort()
         stream.abort()
         assert seen == data[::-1]
+
+
+@pytest.mark.parametrize("node_id", [HERE, ELSEWHERE])
+async def test_whoever_hangs_up_leaves_no_connection_behind(way: Way, sandbox: Sandbox, node_id: str) -> None:
+    far = through(way, sandbox, node_id)
+    hold = "import socket; s = socket.create_server(('127.0.0.1', 8765)); print('up', flush=True); held = []\n"
+    hold += "while True: held.append(s.accept())"
+    async with far.agent.start_process(ProcessSpec("python", ("-c", hold))) as events:
+        await anext(events)
+        await anext(events)
+
+        pid = sandbox.session._agent.pid
+        assert pid is not None
+        before = descriptors(pid)
+        for half_closed_before in (False, True):
+            stream = await far.agent.dial(8765)
+            await stream.write(b"x")
+            if half_closed_before:
+                await stream.write_eof()
+            stream.abort()
+
+            await eventually(lambda: descriptors(pid) == before, 5.0, lambda: (before, descriptors(pid)))
 
 
 @pytest.mark.parametrize("node_id", [HERE, ELSEWHERE])

@@ -137,7 +137,8 @@ def test_a_failing_agent_is_tried_again_later_and_later() -> None:
     assert pool.wake_at_s == 1.0
     assert feed(pool, ev.Ticked(), now_s=0.9) == []
     assert feed(pool, ev.Ticked(), now_s=1.0) == [EnsureNodeAgent(NODE)]
-    feed(pool, ev.NodeAgentFailed(NODE), now_s=1.0)
+    feed(pool, ev.NodeAgentFailed(NODE), now_s=1.0)  # it was just being started again
+    assert [node.problem for node in pool.status().nodes] == ["no bubblewrap"]
     assert pool.wake_at_s == 3.0
     feed(pool, ev.NodeAgentReady(NODE), now_s=1.0)
     assert [node.problem for node in pool.status().nodes] == [""]
