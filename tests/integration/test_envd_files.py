@@ -75,6 +75,26 @@ def test_folders_are_listed_moved_and_removed(sandbox: Any) -> None:
     assert not sandbox.files.exists("elsewhere/g")
 
 
+def test_links_are_followed_when_read_and_written(sandbox: Any, running_pool: RunningPool) -> None:
+    sandbox.files.write("target", "0123456789")
+    sandbox.commands.run("ln -s target link; ln -s nowhere broken; ln -s /home/user folder")
+    assert sandbox.files.read("link") == "0123456789"
+    assert sandbox.files.read("folder/link") == "0123456789"
+    routing = {
+        "E2b-Sandbox-Id": sandbox.sandbox_id,
+        "E2b-Sandbox-Port": "49983",
+        "X-Access-Token": sandbox._envd_access_token,
+    }
+    with httpx.Client(base_url=running_pool.url, headers=routing | {"Accept-Encoding": "identity"}) as raw:
+        assert raw.get("/files?path=link").headers["content-length"] == "10"
+        part = raw.get("/files?path=link", headers={"Range": "bytes=-4"})
+        assert (part.status_code, part.text, part.headers["content-range"]) == (206, "6789", "bytes 6-9/10")
+    sandbox.files.write("link", "changed")
+    assert sandbox.files.read("target") == "changed"
+    with pytest.raises(FileNotFoundException):
+        sandbox.files.read("broken")
+
+
 def test_users_and_metadata(sandbox: Any) -> None:
     sandbox.files.write("/root/secret", "of root", user="root")
     assert sandbox.files.read("secret", user="root") == "of root"

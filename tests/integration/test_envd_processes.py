@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import e2b_code_interpreter
+import httpx
 import pytest
 from e2b import CommandExitException, InvalidArgumentException, TimeoutException
 from e2b.sandbox.commands.command_handle import PtySize
 
+from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.pool, pytest.mark.anyio]
@@ -167,3 +169,32 @@ def test_a_wheel_from_a_local_folder(sandbox: Any) -> None:
     sandbox.commands.run("python3 -m pip install -q --no-index --find-links wheels --target site demo-package")
     program = "import demo_package; print(demo_package.answer())"
     assert sandbox.commands.run(f"python3 -c '{program}'", envs={"PYTHONPATH": "site"}).stdout == "42\n"
+
+
+def test_what_a_sandbox_used_and_what_happened_in_it(create: Callable[..., Any], running_pool: RunningPool) -> None:
+    sandbox = create(envs={"A": "1"})
+    sandbox.run_code("1 + 1")
+    sandbox.run_code("1 / 0")
+    with httpx.Client(base_url=running_pool.url, headers={"X-API-KEY": running_pool.api_key}, timeout=30) as raw:
+
+        def logs() -> list[tuple[str, str | None]]:
+            answer = raw.get(f"/v2/sandboxes/{sandbox.sandbox_id}/logs")
+            assert answer.status_code == 200, answer.text
+            return [(one["message"], one["fields"].get("error")) for one in answer.json()["logs"]]
+
+        cell = [("execution started", None), ("execution ended", None)]
+        failed = [("execution started", None), ("execution ended", "ZeroDivisionError")]
+        wait_until(lambda: logs() == [("sandbox created", None), *cell, *failed], 20, logs)
+        (now, *_) = reversed(sandbox.get_metrics())
+        assert (now.cpu_count >= 1, now.mem_used > 0, now.disk_total > now.disk_used >= 0) == (True, True, True)
+        many = raw.get("/sandboxes/metrics", params={"sandbox_ids": f"{sandbox.sandbox_id},nobody"}).json()["sandboxes"]
+        assert list(many) == [sandbox.sandbox_id]
+        routing = {
+            "E2b-Sandbox-Id": sandbox.sandbox_id,
+            "E2b-Sandbox-Port": "49983",
+            "X-Access-Token": sandbox._envd_access_token,
+        }
+        assert raw.get("/envs", headers=routing).json() == {"A": "1"}
+        assert raw.get("/metrics", headers=routing).json()["mem_used"] > 0
+        sandbox.kill()
+        assert logs()[-1] == ("sandbox ended", None)
