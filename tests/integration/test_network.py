@@ -9,7 +9,7 @@ import e2b_code_interpreter
 import httpx
 import pytest
 
-from tests.support.pool import RunningPool, running_pool  # noqa: F401
+from tests.support.pool import RunningPool
 
 pytestmark = pytest.mark.pool
 
