@@ -40,6 +40,14 @@ async def test_a_command_runs_as_root(sandbox: Sandbox) -> None:
     assert await sandbox.sh("id -u; echo $HOME; cd; pwd", user="root", cwd="/tmp") == "0\n/root\n/root"
 
 
+async def test_programs_give_way_and_the_agent_does_not(sandbox: Sandbox) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for user in ("user", "root", "user"):  # by the agent itself, and by its launcher
+        assert int(await sandbox.sh("nice", user=user)) == min(19, own + 5)
+    assert sandbox.session._agent.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, sandbox.session._agent.pid) == own
+
+
 async def test_success_has_no_error(sandbox: Sandbox) -> None:
     assert (await sandbox.run("true")).end == ProcessEnded(0, True, "exit status 0", None)
 
