@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import hypothesis
 import pytest
 
@@ -13,6 +15,10 @@ __all__ = ["ray_cluster", "running_pool"]
 # The same examples in every run: what is red once is red again, and what is green stays so.
 hypothesis.settings.register_profile("raybox", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("raybox")
+
+# A shell that runs us in the background leaves SIGINT ignored, and what the tests start, and interrupt, inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

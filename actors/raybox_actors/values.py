@@ -53,6 +53,20 @@ class SandboxInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceUsage:
+    """What a sandbox uses, from its cgroup and its file systems, at one moment (unix seconds)."""
+
+    at_s: float
+    cpu_count: int
+    cpu_used_pct: float  #: of one core, since the sample before; 100 x cpu_count at most
+    memory_used_bytes: int
+    memory_total_bytes: int
+    memory_cache_bytes: int
+    disk_used_bytes: int
+    disk_total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ContextInfo:
     context_id: str
     language: str
