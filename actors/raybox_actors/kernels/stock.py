@@ -83,8 +83,7 @@ class StockKernel:
         self._running = False
 
     async def start(self) -> None:
-        import zmq  # 0.3 s of imports that not every actor needs
-        from jupyter_client.asynchronous.client import AsyncKernelClient
+        from jupyter_client.asynchronous.client import AsyncKernelClient  # 0.3 s of imports that not every actor needs
 
         folder = f"/tmp/.kernel-{secrets.token_hex(4)}"  # noqa: S108  # inside the sandbox
         connection: dict[str, Any] = {
@@ -101,7 +100,7 @@ class StockKernel:
             outside = f"/proc/{self._place.walls.first_pid}/root{folder}/s"
             client: AsyncKernelClient = AsyncKernelClient()
             client.load_connection_info({**connection, "ip": outside})
-            client.context.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+            client.context.maxmsgsize = MAX_MESSAGE_BYTES  # of the sockets that it makes from here on
             self._client = client
             client.start_channels(hb=False, stdin=False)
             async with asyncio.timeout(START_LIMIT_S):
