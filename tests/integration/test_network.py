@@ -30,7 +30,7 @@ def test_rules_that_hold_without_a_network_are_taken_and_shown(create: Callable[
 
 def test_rules_are_replaced_with_the_official_client(
     sandbox: Any,
-    running_pool: RunningPool,  # noqa: F811
+    running_pool: RunningPool,
 ) -> None:
     official = e2b_code_interpreter.Sandbox.connect(sandbox.sandbox_id)
     official.update_network({"deny_out": lambda context: [context.all_traffic]})
