@@ -14,6 +14,7 @@ import raybox
 from raybox_actors.isolation.cgroup import existing, owner_of, this_machine
 from raybox_actors.isolation.orphans import wall_marks
 from tests.integration.conftest import at_rest
+from tests.support.attacks import ATTACKS
 from tests.support.components import actor_pid, kill, walls_of
 from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
@@ -21,16 +22,6 @@ from tests.support.wait import wait_until
 pytestmark = [pytest.mark.pool]
 
 CYCLES = 12
-#: Each leaves something behind inside; seeded, so that a failure can be repeated.
-ATTACKS = {
-    "nothing": "1 + 1",
-    "fork bomb": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-    "memory bomb": "held = bytearray(3 << 30)\nfor n in range(0, len(held), 4096): held[n] = 1",
-    "daemons": "import subprocess\nfor _ in range(20): subprocess.Popen(['setsid', 'sleep', '1000'])",
-    "full disk": "for n in range(2000): open(f'/tmp/{n}', 'wb').write(bytes(1 << 20))",
-    "suicide": "import os; os.kill(os.getpid(), 9)",
-    "many sockets": "import socket\nheld = [socket.socket() for _ in range(5000)]",
-}
 
 
 @pytest.fixture(autouse=True)
