@@ -139,7 +139,6 @@ class Cgroup:
         self.folders = {key: mount / TOP / pool / name for key, mount in hierarchy.mounts.items()}
         #: Whoever writes "0" to each of them is inside.
         self.joins: list[int] = []
-        self._events = -1  #: kept open: it is read before every cell
 
     def _distinct(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(self.folders.values()))
@@ -152,13 +151,8 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many processes the kernel has killed here for want of memory."""
-        try:
-            if self._events < 0:
-                file = "memory.events" if self.hierarchy.version == 2 else "memory.oom_control"
-                self._events = os.open(self.folders["memory"] / file, os.O_RDONLY | os.O_CLOEXEC)
-            return counter(os.pread(self._events, 4096, 0).decode(), "oom_kill")
-        except OSError:  # the group is gone
-            return 0
+        file = "memory.events" if self.hierarchy.version == 2 else "memory.oom_control"
+        return counter(_read(self.folders["memory"] / file), "oom_kill")
 
     def usage(self) -> CgroupUsage:
         """Zeros for what cannot be read any more."""
@@ -211,9 +205,6 @@ class Cgroup:
         """Away with the groups; false while something is inside. Idempotent."""
         while self.joins:
             os.close(self.joins.pop())
-        if self._events >= 0:
-            os.close(self._events)
-            self._events = -1
         left = [folder for folder in self._distinct() if not _remove(folder)]
         return not left
 
