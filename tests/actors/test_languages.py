@@ -13,7 +13,7 @@ from raybox_actors.config import LanguageKernel
 from raybox_actors.contexts import TimeoutPolicy
 from raybox_actors.errors import BadRequest, InternalError, NotFound
 from raybox_actors.session import SessionOptions
-from raybox_template.languages import RECIPES, find_runtime
+from raybox_template.languages import RECIPES, install
 from tests.actors.conftest import OpenSession
 from tests.actors.driving import Cell, Driver, eventually, inside
 
@@ -129,7 +129,7 @@ def speech(language: str) -> Speech:
 @pytest.fixture(scope="session")
 def language_options(base_options: SessionOptions) -> SessionOptions:
     """As a node agent would have them on a machine that has every language."""
-    runtimes = {name: find_runtime(name) for name in RECIPES}
+    runtimes = {name: install(name) for name in RECIPES}
     folders = [str(folder) for runtime in runtimes.values() for folder in runtime.folders]
     policy = dataclasses.replace(base_options.policy, read_only=(*base_options.policy.read_only, *folders))
     kernels = {name: LanguageKernel(runtime.command, runtime.protocol) for name, runtime in runtimes.items()}
@@ -366,6 +366,16 @@ async def test_r_results(driver: Driver) -> None:
     cell = await driver.run("plot(1:3)", language="r")
     (result,) = [event for event in cell.events if event["type"] == "result"]
     assert (result["is_main_result"], result["png"][:8]) == (False, "iVBORw0K")
+
+
+async def test_r_output_beyond_bounds(driver: Driver) -> None:
+    cell = await driver.run("for (i in 1:3000) cat(i, '\\n')", language="r")
+    assert cell.text().split() == [str(number) for number in range(1, 3001)]
+    huge = "IRdisplay::publish_mimebundle(list('text/plain' = strrep('x', 70 * 2^20))); cat('after')"
+    lost = await driver.run(huge, language="r")
+    assert lost.error is not None
+    assert "a message over the limit" in lost.error[1]
+    assert (await driver.run("1 + 1", language="r")).result == "[1] 2"
 
 
 async def test_bash_cells(driver: Driver) -> None:

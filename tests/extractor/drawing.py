@@ -16,7 +16,8 @@ plt.close(FIGURE)  # pyplot shall not show it; it stays usable
 
 def draw(case: dict[str, Any]) -> Any:
     """The chart of the figure that `case` describes; for boxes also matplotlib's own numbers."""
-    FIGURE.clf()
+    for axes in FIGURE.axes:  # at half the cost of `clf`, which clears them before
+        axes.remove()
     axes = FIGURE.add_subplot()
     axes.set(title=case["title"], xlabel=case["x_label"], ylabel=case["y_label"])
     extra = globals()[f"draw_{case['kind']}"](axes, case)

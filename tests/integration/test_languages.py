@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,27 @@ def test_imports_and_promises_in_javascript(speaker: Any) -> None:
 def test_an_unknown_language(create: Callable[..., Any]) -> None:
     with pytest.raises(Exception, match="there are python, javascript, typescript, r, bash, java"):
         create().run_code("1", language="cobol")
+
+
+#: File of examples/languages -> what it prints, and its value.
+EXAMPLES = {
+    "python.py": ("1 4 4 2\n", "4"),
+    "javascript.js": ("7692c3ad 3fc4ccfe 8b5b9db0\n", "3"),
+    "typescript.ts": ("5 10\n", "2"),
+    "r.R": ("1.5 6\n", "[1] 2"),
+    "bash.sh": ("one three two \n", None),
+    "java.java": ("3 3 5 \n", "11"),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples(speaker: Any, name: str) -> None:
+    code = (Path(__file__).parents[2] / "examples" / "languages" / name).read_text()
+    execution = speaker.run_code(code, language=name.partition(".")[0])
+    assert execution.error is None
+    assert ("".join(execution.logs.stdout), execution.text) == EXAMPLES[name]
+
+
+def test_there_is_an_example_for_every_language() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "languages"
+    assert {path.name for path in folder.iterdir()} == EXAMPLES.keys()

@@ -9,7 +9,7 @@ import e2b_code_interpreter
 import httpx
 import pytest
 
-from tests.support.pool import RunningPool, running_pool  # noqa: F401
+from tests.support.pool import RunningPool
 
 pytestmark = pytest.mark.pool
 
@@ -19,9 +19,8 @@ def test_a_sandbox_says_that_it_has_no_network(sandbox: Any) -> None:
 
 
 def test_a_network_that_the_pool_does_not_have_is_refused(create: Callable[..., Any]) -> None:
-    with pytest.raises(Exception, match="--network egress") as raised:
+    with pytest.raises(Exception, match="--network egress"):
         create(network={"allow_out": ["1.1.1.1"]})
-    assert "400" in str(raised.value) or type(raised.value).__name__ == "InvalidArgumentException"
 
 
 def test_rules_that_hold_without_a_network_are_taken_and_shown(create: Callable[..., Any]) -> None:
@@ -31,7 +30,7 @@ def test_rules_that_hold_without_a_network_are_taken_and_shown(create: Callable[
 
 def test_rules_are_replaced_with_the_official_client(
     sandbox: Any,
-    running_pool: RunningPool,  # noqa: F811
+    running_pool: RunningPool,
 ) -> None:
     official = e2b_code_interpreter.Sandbox.connect(sandbox.sandbox_id)
     official.update_network({"deny_out": lambda context: [context.all_traffic]})

@@ -17,10 +17,8 @@ import pytest
 from raybox_actors.agent.errors import AgentError
 from raybox_actors.agent.values import ProcessOutput, ProcessSelector, ProcessSpec
 from tests.actors.agent.driving import Sandbox
-from tests.actors.conftest import anyio_backend, base_options, no_leaks, run_folder, session, template, zygote
 from tests.actors.driving import Driver, eventually
 
-__all__ = ["anyio_backend", "base_options", "no_leaks", "run_folder", "session", "template", "zygote"]
 pytestmark = pytest.mark.anyio
 
 OpenSession = Callable[..., Awaitable[Driver]]

@@ -15,10 +15,9 @@ from raybox_actors.isolation.cgroup import existing, owner_of, this_machine
 from raybox_actors.isolation.orphans import wall_marks
 from tests.integration.conftest import at_rest
 from tests.support.components import actor_pid, kill, walls_of
-from tests.support.pool import RunningPool, running_pool
+from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
 
-__all__ = ["running_pool"]
 pytestmark = [pytest.mark.pool]
 
 CYCLES = 12

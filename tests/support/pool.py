@@ -1,6 +1,6 @@
 """One real pool for the whole test session: real Ray, real Serve, real kernels.
 
-A test module uses it with `from tests.support.pool import running_pool`.
+Every test module has it from `tests/conftest.py`; one that imports it again would start a second pool.
 """
 
 from __future__ import annotations

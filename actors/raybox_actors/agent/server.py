@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from raybox_actors.agent import handshake
 from raybox_actors.agent.handshake import ACCEPTED, FAILED, GONE, NONCE_BYTES
@@ -174,11 +174,12 @@ async def splice(one: socket.socket, other: socket.socket) -> None:
     copies = [loop.create_task(_copy(one, other)), loop.create_task(_copy(other, one))]
     ends = [loop.create_task(_closed(one)), loop.create_task(_closed(other))]
     both = asyncio.gather(*copies)
+    first: set[asyncio.Future[Any]] = {both, *ends}
     try:
-        await asyncio.wait({both, *ends}, return_when=asyncio.FIRST_COMPLETED)
-        for copy, gone in zip(copies, ends, strict=True):
-            if gone.done() and not copy.done():  # what it sent before it went is still the other's
-                await asyncio.wait({copy}, timeout=HANDSHAKE_LIMIT_S)
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        for copy, gone, taker in zip(copies, ends, reversed(ends), strict=True):
+            if gone.done() and not copy.done():  # what it sent before it went is still the other's, however slow
+                await asyncio.wait({copy, taker}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in [*copies, *ends]:
             task.cancel()

@@ -20,6 +20,7 @@ from typing import Any
 
 import walls
 from agent_files import list_dir, make_dir, read_file, stat_path, write_file
+from agent_launcher import LAUNCHER
 from agent_ports import dial
 from agent_processes import Processes
 from agent_sudo import sudo
@@ -31,6 +32,8 @@ from agent_wire import FAILED, OK, Connection, Failure, HungUp, failure_of
 #: Operations at one time; more are refused.
 MAX_CONNECTIONS = 1024
 MAX_CONTROL_BYTES = 1 << 20
+#: Where the host put it (agent/helpers.py).
+SUDO = "/etc/raybox/bin/sudo"
 
 
 class Agent:
@@ -81,6 +84,8 @@ class Agent:
 
     async def run(self) -> None:
         walls.become_subreaper()
+        with contextlib.suppress(OSError):  # there already, or the folder cannot be written: PATH leads there, too
+            os.symlink(SUDO, "/usr/bin/sudo")
         self.loop.add_signal_handler(signal.SIGCHLD, self.processes.reap)
         self.loop.add_reader(self.control, self._hear)
         self.loop.add_reader(self.listener, self._accept)
@@ -149,13 +154,14 @@ class Agent:
             raise Failure("unimplemented", f"the agent knows no operation {name[:100]!r}")
 
 
-def run_agent(control_fd: int, listener_fd: int, variables: dict[str, str]) -> None:
+def run_agent(control_fd: int, listener_fd: int, variables: dict[str, str], program_nice: int) -> None:
     """Serve until the actor hangs up. For a process that is inside the walls and the sandbox's root."""
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
     os.umask(0o022)
+    LAUNCHER.program_nice = program_nice
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     control, listener = socket.socket(fileno=control_fd), socket.socket(fileno=listener_fd)
     for sock in (control, listener):

@@ -31,8 +31,8 @@ SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 def become(asked: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
     """In the child. What fails is written to the fourth descriptor as JSON, [code, message]; else it closes by itself.
 
-    asked: uid, gid, groups, argv, environment, cwd (None: the fifth descriptor), terminal. Whatever else is open here
-    closes by itself.
+    asked: uid, gid, groups, nice, argv, environment, cwd (None: the fifth descriptor), terminal. Whatever else is open
+    here closes by itself.
     """
     failed = ("internal", "")
     argv, tell = asked["argv"], fds[3]
@@ -41,6 +41,7 @@ def become(asked: dict[str, Any], fds: list[int], parent: int) -> NoReturn:
         walls.fresh_signals()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setsid()
+        os.setpriority(os.PRIO_PROCESS, 0, max(asked["nice"], os.getpriority(os.PRIO_PROCESS, 0)))
         if asked["terminal"]:
             fcntl.ioctl(fds[0], termios.TIOCSCTTY, 0)
         if asked["cwd"] is None:  # as the agent: whoever could open it was allowed to

@@ -46,9 +46,11 @@ class Launcher:
     def __init__(self) -> None:
         self.control: socket.socket | None = None
         self.ready = False
+        self.program_nice = 0  #: of what it starts; programs give way to the agent
 
     def fork(self, asked: dict[str, Any], fds: list[int]) -> int:
         """The pid of a child of ours that is on its way to `agent_exec.become`. Raises OSError."""
+        asked = {**asked, "nice": self.program_nice}
         request = json.dumps(asked).encode()
         if len(request) <= MAX_REQUEST_BYTES and self._is_ready():
             assert self.control is not None

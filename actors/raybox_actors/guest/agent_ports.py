@@ -32,7 +32,8 @@ async def dial(asked: dict[str, Any], connection: Connection) -> None:
         try:
             # One direction may end long before the other. One that fails takes the other with it.
             both = asyncio.gather(there, back)
-            await asyncio.wait({both, gone}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {both, gone}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() and not there.done():  # what it sent before it went is still the server's
                 await asyncio.wait({there}, timeout=LAST_BYTES_LIMIT_S)
         finally:

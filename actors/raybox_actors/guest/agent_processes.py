@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 from collections import deque
@@ -20,6 +21,7 @@ from agent_wire import ENDED, FAILED, STARTED, STDERR, STDOUT, TERMINAL, Connect
 MAX_PROCESSES = 512
 #: How long a process that ended can still be attached to.
 KEPT_S = 30.0
+LIST_BYTES = 4 * 1024 * 1024
 READ_BYTES, TERMINAL_READ_BYTES = 32 * 1024, 16 * 1024
 #: Of one client's output: reading stops above the first and goes on below the second.
 HIGH_BYTES, LOW_BYTES = 256 * 1024, 64 * 1024
@@ -227,7 +229,16 @@ class Processes:
         return found
 
     def list(self) -> list[dict[str, Any]]:
-        return [{"pid": pid, "spec": p.spec.asked} for pid, p in self.by_pid.items() if not p.over]
+        """Those that live, with what they were started with; beyond LIST_BYTES of that, with their commands only."""
+        found, room = [], LIST_BYTES
+        for pid, process in self.by_pid.items():
+            if not process.over:
+                spec = process.spec.asked
+                room -= len(json.dumps(spec))
+                found.append(
+                    {"pid": pid, "spec": spec if room >= 0 else {"command": spec["command"], "tag": spec.get("tag")}}
+                )
+        return found
 
     async def start(self, asked: dict[str, Any], connection: Connection) -> None:
         if sum(not process.over for process in self.by_pid.values()) >= MAX_PROCESSES:

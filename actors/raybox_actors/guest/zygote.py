@@ -250,7 +250,7 @@ class Zygote:
             wire, pipes = keep
             os.close(wire[1])
             if is_agent:
-                run_agent(wire[0], pipes[0], request["variables"])
+                run_agent(wire[0], pipes[0], request["variables"], int(request["program_nice"]))
             else:
                 self.become_kernel(wire[0], pipes)
             code = 0

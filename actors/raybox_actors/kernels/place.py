@@ -34,13 +34,17 @@ class Place:
         being built, and waits for them. Nobody else may enter before it is in.
         """
         joins = self.cgroup.joins if self.cgroup is not None else []
+        actor_nice = os.getpriority(os.PRIO_PROCESS, 0)
+        nice = min(19, actor_nice + self.policy.nice_above_actor)
         asked = {
             **request,
             "env": self.env,
             "cwd": cwd,
             "first_id": self.identity.first_id,
             "furnish": None if self.walls.furnished else root_plan(self.policy),
-            "nice": min(19, os.getpriority(os.PRIO_PROCESS, 0) + self.policy.nice_above_actor),
+            # The agent answers for the actor; only what it starts gives way.
+            "nice": actor_nice if request["op"] == "agent" else nice,
+            "program_nice": nice,
             "oom_score_adj": self.policy.oom_score_adj,
             "rlimits": self.policy.limits.rlimits(),
             "joins": len(joins),

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 START_LIMIT_S = 60.0
 EXIT_GRACE_S = 0.5
+#: A message that is longer is not received, and ends the connection; whoever sends one loses its kernel.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+#: After its reply, a kernel that still has to publish something does so within this time, or never.
+LAST_WORDS_S = 5.0
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -96,6 +100,7 @@ class StockKernel:
             outside = f"/proc/{self._place.walls.first_pid}/root{folder}/s"
             client: AsyncKernelClient = AsyncKernelClient()
             client.load_connection_info({**connection, "ip": outside})
+            client.context.maxmsgsize = MAX_MESSAGE_BYTES  # of the sockets that it makes from here on
             self._client = client
             client.start_channels(hb=False, stdin=False)
             async with asyncio.timeout(START_LIMIT_S):
@@ -171,12 +176,11 @@ class StockKernel:
         try:
             while True:
                 await self._may_read.wait()
-                message = asyncio.create_task(self._client.get_iopub_msg(timeout=None))
-                await asyncio.wait({message, died}, return_when=asyncio.FIRST_COMPLETED)
-                if not message.done():
-                    message.cancel()
+                content = await self._next_message(reply, died)
+                if content is None:
+                    if not died.done():
+                        await self._kill("a message over the limit, and what came with it, was lost")
                     return Finished(ok=False, lost=True, reason=self._dead or "ended")
-                content = message.result()
                 if content["parent_header"].get("msg_id") != message_id:
                     continue
                 if content["msg_type"] == "status" and content["content"]["execution_state"] == "idle":
@@ -196,14 +200,30 @@ class StockKernel:
             for task in (reply, died):
                 task.cancel()
 
+    async def _next_message(self, reply: asyncio.Task[Any], died: asyncio.Task[Any]) -> dict[str, Any] | None:
+        """What the kernel publishes next. None: it died, or replied long ago and the word for its end has been lost."""
+        assert self._client is not None
+        message = asyncio.create_task(self._client.get_iopub_msg(timeout=None))
+        try:
+            if not reply.done():
+                await asyncio.wait({message, died, reply}, return_when=asyncio.FIRST_COMPLETED)
+            if not message.done() and not died.done():
+                await asyncio.wait({message, died}, timeout=LAST_WORDS_S, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else None
+        finally:
+            message.cancel()
+
     async def _exit(self) -> None:
         """The cell asked for the kernel's end: some end by themselves, others wait for their frontend to end them."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXIT_GRACE_S):
                 await self._died.wait()
                 return
+        await self._kill("it was asked to end")
+
+    async def _kill(self, reason: str) -> None:
         self._signal(signal.SIGKILL)
-        self._dead = self._dead or "it was asked to end"
+        self._dead = self._dead or reason
         await self._died.wait()
 
     async def _silently(self, code: str) -> None:

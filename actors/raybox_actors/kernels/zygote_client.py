@@ -59,7 +59,10 @@ class ZygoteClient:
             if "error" in answer:
                 raise KernelFailed(str(answer["error"]))
             pid = int(answer["pid"])
-            return Child(pid, os.pidfd_open(pid), connection)
+            try:
+                return Child(pid, os.pidfd_open(pid), connection)
+            except ProcessLookupError:
+                raise KernelFailed("the process ended as soon as it began") from None
         except (OSError, ValueError, TimeoutError) as error:
             connection.close()
             raise KernelFailed(f"the zygote did not answer: {type(error).__name__}: {error}") from error

@@ -40,6 +40,14 @@ async def test_a_command_runs_as_root(sandbox: Sandbox) -> None:
     assert await sandbox.sh("id -u; echo $HOME; cd; pwd", user="root", cwd="/tmp") == "0\n/root\n/root"
 
 
+async def test_programs_give_way_and_the_agent_does_not(sandbox: Sandbox) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for user in ("user", "root", "user"):  # by the agent itself, and by its launcher
+        assert int(await sandbox.sh("nice", user=user)) == min(19, own + 5)
+    assert sandbox.session._agent.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, sandbox.session._agent.pid) == own
+
+
 async def test_success_has_no_error(sandbox: Sandbox) -> None:
     assert (await sandbox.run("true")).end == ProcessEnded(0, True, "exit status 0", None)
 
@@ -148,6 +156,17 @@ async def test_processes_are_listed_while_they_live(sandbox: Sandbox) -> None:
         await sandbox.agent.signal_process(ProcessSelector(tag="nap"), signal.SIGTERM)
         assert await anext(events) == ProcessEnded(-1, False, "signal: terminated", "signal: terminated")
     assert await sandbox.agent.list_processes() == []
+
+
+async def test_a_list_of_long_commands_is_cut_and_not_refused(sandbox: Sandbox) -> None:
+    long = tuple("x" * 100_000 for _ in range(12))
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(5):
+            spec = ProcessSpec("/bin/bash", ("-c", "sleep 60", *long), tag=f"t{number}")
+            await anext(await stack.enter_async_context(sandbox.agent.start_process(spec)))
+        listed = await sandbox.agent.list_processes()
+    assert [info.spec.tag for info in listed] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [len(info.spec.arguments) for info in listed] == [14, 14, 14, 0, 0]
 
 
 async def test_a_process_outlives_its_client_and_is_attached_to_again(sandbox: Sandbox) -> None:

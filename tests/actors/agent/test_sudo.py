@@ -68,7 +68,8 @@ async def test_the_environment_is_reset(sandbox: Sandbox) -> None:
     [
         ("sudo -u user id -un", "user"), ("sudo -n -- id -un", "root"), ("sudo -i pwd", "/root"),
         ("sudo -s echo hi", "hi"), ("sudo -v; echo $?", "0"), ("sudo -u user sudo id -u", "0"),
-        ("sudo -D /tmp pwd", "/tmp"), ("sudo >/dev/null 2>&1; echo $?", "1"), ("sudo -u who id 2>&1; true",
+        ("sudo -D /tmp pwd", "/tmp"), ("/usr/bin/sudo id -u", "0"), ("sudo >/dev/null 2>&1; echo $?", "1"),
+        ("sudo -u who id 2>&1; true",
         "sudo: invalid username: 'who'"), ("sudo --user=user --login id -un", "user"),
     ],
 )  # fmt: skip

@@ -66,6 +66,15 @@ async def test_everything_goes_through(way: Way, sandbox: Sandbox, node_id: str)
 
 
 @pytest.mark.parametrize("node_id", [HERE, ELSEWHERE])
+async def test_a_slow_reader_gets_all_though_the_agent_is_done(way: Way, sandbox: Sandbox, node_id: str) -> None:
+    far = through(way, sandbox, node_id)
+    await far.write("file", bytes(400_000))
+    async with far.agent.open_read("file", "user") as reader:
+        await asyncio.sleep(0.2)  # the agent has closed its end by now
+        assert sum([len(piece) async for piece in reader]) == 400_000
+
+
+@pytest.mark.parametrize("node_id", [HERE, ELSEWHERE])
 async def test_ports(way: Way, sandbox: Sandbox, node_id: str) -> None:
     far = through(way, sandbox, node_id)
     with pytest.raises(AgentError) as caught:

@@ -237,3 +237,12 @@ def test_a_network_that_cannot_be_meant_is_refused(given: dict[str, object], wor
 def test_the_pool_gets_what_was_asked_for() -> None:
     pool = UpOptions(name="two", sandboxes=5, warm=1, max_timeout_s=400).pool(b"secret")
     assert (pool.name, pool.sandboxes, pool.warm, pool.max_timeout_s, pool.secret) == ("two", 5, 1, 400.0, b"secret")
+
+
+def test_warm_languages() -> None:
+    options = resolve({"warm_languages": "r, java r"}, environment={})
+    assert options.pool(b"").warm_languages == options.warm_languages == ("r", "java")
+    assert resolve({"warm_languages": ""}, environment={}).warm_languages == ()
+    for wrong in ("cobol", "python", ["r", 1], 3):
+        with pytest.raises(OptionError, match="warm-languages: must be names out of javascript, r, bash, java"):
+            resolve({"warm_languages": wrong}, environment={})

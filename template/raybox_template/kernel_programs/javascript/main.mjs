@@ -27,7 +27,7 @@ const load = new vm.Script('(name, options) => import(name, options)', {
 }).runInThisContext();
 
 const worker = new Worker(new URL('./worker.mjs', import.meta.url), { stdin: false, execArgv: [] });
-const send = (kind, content) => worker.postMessage([kind, content]);
+const send = (kind, content, number) => worker.postMessage([kind, content, number]);
 
 function bounded(data) {
   const kept = {};
@@ -109,6 +109,7 @@ async function evaluate(expression) {
   return result.type === 'undefined' ? [] : [await valueOf(result)];
 }
 
+let variables = {}; // that a cell has changed, as they were before
 let interrupt; // of the running cell: what its evaluation is raced with
 
 async function execute({ script, env, number, count }) {
@@ -116,23 +117,25 @@ async function execute({ script, env, number, count }) {
     interrupt = () => reject(INTERRUPT);
   });
   let status = 'ok';
-  const before = environment(env);
+  environment(variables); // of a cell whose end was ended
+  variables = environment(env);
   try {
     const work = (async () => {
       const values = await evaluate(`${script}\n//# sourceURL=cell-${count}`);
       return values.length ? bounded(await bundleOf(values[0])) : undefined;
     })();
     const bundle = await Promise.race([work, interrupted]);
-    if (bundle) send('execute_result', bundle);
+    if (bundle) send('execute_result', bundle, number);
   } catch (error) {
     status = 'error';
     const ended = error === INTERRUPT || error?.code === 'ERR_INSPECTOR_COMMAND';
-    send('error', ended ? INTERRUPT : explain(error));
+    send('error', ended ? INTERRUPT : explain(error), number);
   }
   interrupt = undefined;
-  environment(before);
+  environment(variables);
+  variables = {};
   session.post('Runtime.releaseObjectGroup', { objectGroup: 'cell' });
-  send('done', { status, number });
+  send('done', { status, number }, number);
 }
 
 for (const [name, value] of Object.entries({ display, require: createRequire(`${process.cwd()}/`) })) {
@@ -142,6 +145,7 @@ Object.defineProperty(globalThis, Symbol.for('raybox.import'), { value: load });
 
 const complain = (error) => process.stderr.write(`${explain(error).traceback[0]}\n`);
 const rejected = new Map();
+process.on('exit', () => session.disconnect());
 process.on('SIGINT', () => {}); // the worker is told by the wire; children in this process group hear the signal
 process.on('uncaughtException', complain);
 process.on('unhandledRejection', (reason, promise) => {
@@ -156,9 +160,9 @@ const handlers = {
   execute,
   configure: ({ env }) => void environment(env),
   exercise: () => post('Runtime.evaluate', { expression: '1 + 1', replMode: true }).then(valueOf),
-  interrupt: () => {
+  interrupt: (id) => {
     interrupt?.();
-    send('heard', null);
+    send('heard', id);
   },
 };
 worker.on('message', ([kind, content]) => handlers[kind]?.(content));

@@ -12,36 +12,62 @@ const MAX_UNSENT_BYTES = 32 << 20;
 const ANSWER_MS = 30;
 
 const wire = new net.Socket({ fd: WIRE, readable: true, writable: true });
-const session = new Session();
-session.connectToMainThread();
 
 const INTERRUPT = { ename: 'KeyboardInterrupt', evalue: '', traceback: ['KeyboardInterrupt'] };
 const send = (kind, content, written) => wire.write(`${JSON.stringify([kind, content])}\n`, written);
 const tell = (kind, content) => parentPort.postMessage([kind, content]);
 
 let count = 0;
-let running = false;
-let interrupted = false; // the running cell was; whatever error it ends with is that
-let heard; // called when the main thread has heard of an interrupt
-let ended = Promise.resolve(); // of the last one: the main thread is free, and nothing will end what comes next
+let running = 0; // number of the cell that runs, 0 while none does
+let interrupted = false; // it was; whatever error it ends with is that
+let ended = Promise.resolve(); // of the last interrupt: nothing will end what comes next
+let words = 0;
+const heard = new Map(); // by word: called when the main thread has heard it
 
-async function interrupt() {
+/** Tell the main thread to give up its cell, and wait until it has heard that. */
+function giveUp() {
+  const id = ++words;
+  return new Promise((resolve) => {
+    heard.set(id, resolve);
+    tell('interrupt', id);
+  });
+}
+
+function interrupt() {
   if (!running || interrupted) return;
   interrupted = true;
-  const answered = new Promise((resolve) => {
-    heard = resolve;
+  ended = endCell(running);
+}
+
+async function endCell(number) {
+  let session; // not for good: a process does not exit quietly while anybody is connected
+  let timer;
+  await new Promise((resolve) => {
+    giveUp().then(resolve);
+    timer = setInterval(() => {
+      if (session === undefined) {
+        session = new Session();
+        session.connectToMainThread();
+      }
+      session.post('Runtime.terminateExecution', () => {});
+      giveUp().then(resolve); // it may have been this very word whose handling was ended
+    }, ANSWER_MS);
   });
-  tell('interrupt');
-  const timer = setTimeout(() => {
-    session.post('Runtime.terminateExecution', () => {});
-    ended = answered.then(isFree);
-  }, ANSWER_MS);
-  await answered;
-  clearTimeout(timer);
+  clearInterval(timer);
+  if (session !== undefined) {
+    await isFree(session);
+    session.disconnect();
+  }
+  await giveUp();
+  await giveUp(); // what the main thread had to say for the first one has arrived
+  if (running !== number) return;
+  running = 0; // its own words for the end were ended, too
+  send('error', INTERRUPT);
+  send('done', { status: 'error', number });
 }
 
 /** Wait for JavaScript that is not ended any more: an order that came when nothing ran ends what runs next. */
-async function isFree() {
+async function isFree(session) {
   for (let free = false; !free; ) {
     free = await new Promise((resolve) => {
       session.post('Runtime.evaluate', { expression: '1' }, (error, answer) => resolve(answer?.result?.value === 1));
@@ -51,22 +77,23 @@ async function isFree() {
 
 /** Report the cell's beginning before anything that it prints, then have it run. */
 async function begin({ code, env, number }) {
-  [running, interrupted] = [true, false];
+  [running, interrupted] = [number, false];
   count += 1;
   await new Promise((written) => send('input', [count, number], written));
   const script = translate(code);
-  if (!interrupted) return tell('execute', { script, env, number, count });
-  running = false; // the main thread was told when there was nothing to interrupt yet
-  send('error', INTERRUPT);
-  send('done', { status: 'error', number });
+  if (running !== number) return; // an interrupt has ended it already
+  if (interrupted) await ended;
+  else tell('execute', { script, env, number, count });
 }
 
-parentPort.on('message', ([kind, content]) => {
-  if (kind === 'heard') heard?.();
+parentPort.on('message', ([kind, content, number]) => {
+  if (kind === 'heard') {
+    heard.get(content)?.();
+    heard.delete(content);
+  } else if (number !== undefined && number !== running) return; // of a cell that was given up
   else if (kind === 'error' && interrupted) send('error', INTERRUPT);
-  else if (kind === 'display_data' && wire.writableLength > MAX_UNSENT_BYTES) return;
-  else {
-    if (kind === 'done') running = false;
+  else if (kind !== 'display_data' || wire.writableLength <= MAX_UNSENT_BYTES) {
+    if (kind === 'done') running = 0;
     send(kind, content);
   }
 });

@@ -1,0 +1,5 @@
+from collections import Counter
+
+counts = Counter("mississippi")
+print(*counts.values())
+len(counts)
