@@ -23,6 +23,7 @@ from raybox_actors.errors import BadRequest, InternalError, RayboxError
 
 from . import connect
 from .asgi import ClientGone, Headers, Receive, Scope, Send, StreamAborted, json_response, read_body, wait_until_gone
+from .asgi import Message as ASGIMessage
 from .errors import internal, sandbox_is_gone
 from .fields import Json
 from .protojson import Message
@@ -149,6 +150,7 @@ class _Streaming:
         self._waiting: list[bytes] = []  #: messages that have come and were not asked for yet
         self._ended = False  #: the request's body has
         self._started = False
+        self._ahead: asyncio.Future[ASGIMessage] | None = None  #: what comes next of the client
 
     async def run(self) -> None:
         try:
@@ -176,19 +178,24 @@ class _Streaming:
         if call.timeout_s == 0:
             raise deadline_exceeded()
         if self._method.client_stream is not None:
-            await self._put(await self._within(call.timeout_s, self._method.client_stream(call, self._messages())))
+            await self._put(connect.envelope(await self._client_stream(call, self._method.client_stream)))
             return
         message = await self._next_message()
         if message is None:
             raise BadRequest("the request has no message")
         await self._stream(call, message)
 
-    async def _within(self, timeout_s: float | None, work: Awaitable[Json]) -> bytes:
+    async def _client_stream(self, call: Call, handle: ClientStream) -> Json:
         try:
-            async with asyncio.timeout(timeout_s):
-                return connect.envelope(await work)
+            async with asyncio.timeout(call.timeout_s) as scope:
+                return await handle(call, self._messages(scope))
         except TimeoutError:
+            if self._ahead is not None and _says_gone(self._ahead):
+                raise ClientGone from None
             raise deadline_exceeded() from None
+        finally:
+            if self._ahead is not None:
+                self._ahead.cancel()
 
     async def _stream(self, call: Call, message: Message) -> None:
         assert self._method.stream is not None
@@ -224,8 +231,12 @@ class _Streaming:
                 return
             await self._put(connect.envelope(found))
 
-    async def _messages(self) -> AsyncIterator[Message]:
+    async def _messages(self, scope: asyncio.Timeout) -> AsyncIterator[Message]:
+        """While one is being handled, the client is listened to: if it goes away, `scope` ends."""
         while (message := await self._next_message()) is not None:
+            if self._ahead is None:
+                self._ahead = asyncio.ensure_future(self._receive())
+                self._ahead.add_done_callback(lambda done: _end_if_gone(done, scope))
             yield message
 
     async def _next_message(self) -> Message | None:
@@ -234,7 +245,8 @@ class _Streaming:
             if self._ended:
                 self._reader.finish()
                 return None
-            event = await self._receive()
+            ahead, self._ahead = self._ahead, None
+            event = await self._receive() if ahead is None else await ahead
             if event["type"] == "http.disconnect":
                 raise ClientGone
             self._waiting = self._reader.feed(event.get("body", b""))
@@ -260,6 +272,18 @@ def _end_now(gone: asyncio.Future[None], scope: asyncio.Timeout) -> None:
     if not gone.cancelled():
         with contextlib.suppress(RuntimeError):  # it has just ended by itself
             scope.reschedule(asyncio.get_running_loop().time())
+
+
+def _end_if_gone(ahead: asyncio.Future[ASGIMessage], scope: asyncio.Timeout) -> None:
+    if _says_gone(ahead):
+        with contextlib.suppress(RuntimeError):
+            scope.reschedule(asyncio.get_running_loop().time())
+
+
+def _says_gone(ahead: asyncio.Future[ASGIMessage]) -> bool:
+    if not ahead.done() or ahead.cancelled() or ahead.exception() is not None:
+        return False
+    return bool(ahead.result()["type"] == "http.disconnect")
 
 
 @contextlib.asynccontextmanager

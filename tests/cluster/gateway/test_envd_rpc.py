@@ -222,9 +222,10 @@ async def test_silence_is_filled_with_keepalives(rpc: Rpc) -> None:
 
 
 async def test_a_call_that_nobody_waits_for_any_more_ends(rpc: Rpc) -> None:
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def stuck(*_: object, **__: object) -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -235,12 +236,20 @@ async def test_a_call_that_nobody_waits_for_any_more_ends(rpc: Rpc) -> None:
     answer = await rpc.unary("process.Process/SendInput", message, Connect_Timeout_Ms="100")
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert ended.is_set()
-    ended.clear()
-    call = asyncio.create_task(rpc.unary("process.Process/SendInput", message))
-    await asyncio.sleep(0.05)
-    call.cancel()
-    async with asyncio.timeout(10):
-        await ended.wait()
+    sent = [{"start": {"process": {"pid": 1}}}, {"data": message}, {"keepalive": {}}]
+    (end,) = await rpc.all_of("process.Process/StreamInput", *sent, Connect_Timeout_Ms="100")
+    assert end["end"]["error"]["code"] == "deadline_exceeded"
+    for again in (
+        rpc.unary("process.Process/SendInput", message),
+        rpc.all_of("process.Process/StreamInput", {"start": {"process": {"pid": 1}}}, {"data": message}),
+    ):
+        begun.clear()
+        ended.clear()
+        call = asyncio.create_task(again)
+        async with asyncio.timeout(10):
+            await begun.wait()
+            call.cancel()
+            await ended.wait()
 
 
 # --- input, terminals ------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import json
 import pytest
 from e2b_code_interpreter import AsyncSandbox
 
-from raybox_actors.life_log import MAX_ENTRIES, MAX_FIELD_CHARS, MAX_SANDBOXES, LifeLog
 from raybox_actors.values import LogEntry, ResourceUsage
 from raybox_cluster.gateway.auth import ApiKey, hash_key, new_key
 from tests.cluster.gateway.conftest import Gateway
@@ -112,21 +111,6 @@ async def test_logs_in_both_shapes(gateway: Gateway) -> None:
     assert (await gateway.client.get("/sandboxes/nobody/logs")).status_code == 404
     gateway.backend.end(info.sandbox_id, "oom")  # and why it ended can still be read
     assert (await gateway.client.get(f"/sandboxes/{info.sandbox_id}/logs")).status_code == 200
-
-
-def test_a_life_log_is_bounded() -> None:
-    log = LifeLog()
-    log.add("a", 0.0, "before it began", {})
-    assert log.entries("a") is None
-    log.begin("a")
-    for number in range(MAX_ENTRIES + 5):
-        log.add("a", float(number), "event", {"text": "x" * (MAX_FIELD_CHARS + 1)})
-    entries = log.entries("a") or []
-    assert (len(entries), entries[0].at_s, len(entries[0].fields["text"])) == (MAX_ENTRIES, 5.0, MAX_FIELD_CHARS)
-    for number in range(MAX_SANDBOXES):
-        log.begin(f"later{number}")
-    assert log.entries("a") is None
-    assert log.entries("later0") == []
 
 
 async def test_a_create_can_be_repeated_by_its_metadata(gateway: Gateway) -> None:
