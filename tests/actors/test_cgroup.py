@@ -22,6 +22,7 @@ from raybox_actors.isolation.cgroup import (
     owner_of,
     remove_pool,
     this_machine,
+    weight_file,
 )
 from raybox_actors.isolation.leaks import LeakSweeper
 from tests.support.wait import wait_until
@@ -58,10 +59,14 @@ def test_without_all_controllers_there_are_no_groups(mounts: str, controllers: s
 
 
 def test_limits_as_each_version_writes_them() -> None:
-    assert limit_files(2, LIMITS)["cpu"] == [("cpu.max", "50000 100000")]
+    assert limit_files(2, LIMITS)["cpu"] == [("cpu.max", "50000 100000"), ("cpu.weight", "50")]
     assert ("memory.swap.max", "0") in limit_files(2, LIMITS)["memory"]
     assert limit_files(1, LIMITS)["memory"][0] == ("memory.limit_in_bytes", str(64 << 20))
-    assert limit_files(1, CgroupLimits(1, 0.000001, 1))["cpu"][1] == ("cpu.cfs_quota_us", "1000")
+    assert limit_files(1, CgroupLimits(1, 0.000001, 1))["cpu"][1:] == [
+        ("cpu.cfs_quota_us", "1000"),
+        ("cpu.shares", "2"),
+    ]
+    assert weight_file(2, 1e6) == ("cpu.weight", "10000")
 
 
 def test_counters_are_read_by_name() -> None:

@@ -78,18 +78,26 @@ def find_hierarchy(mounts: str, controllers_of_v2: str) -> Hierarchy | None:
 def limit_files(version: int, limits: CgroupLimits) -> dict[str, list[tuple[str, str]]]:
     """Controller -> file and text, in the order of writing. Pure."""
     quota_us = max(1000, round(limits.cpus * CPU_PERIOD_US))
+    weight = weight_file(version, limits.cpus)
     if version == 2:
         return {
             "memory": [("memory.max", str(limits.memory_bytes)), ("memory.swap.max", "0"), ("memory.oom.group", "0")],
-            "cpu": [("cpu.max", f"{quota_us} {CPU_PERIOD_US}")],
+            "cpu": [("cpu.max", f"{quota_us} {CPU_PERIOD_US}"), weight],
             "pids": [("pids.max", str(limits.pids_max))],
         }
     memory = str(limits.memory_bytes)
     return {
         "memory": [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
-        "cpu": [("cpu.cfs_period_us", str(CPU_PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us))],
+        "cpu": [("cpu.cfs_period_us", str(CPU_PERIOD_US)), ("cpu.cfs_quota_us", str(quota_us)), weight],
         "pids": [("pids.max", str(limits.pids_max))],
     }
+
+
+def weight_file(version: int, cpus: float) -> tuple[str, str]:
+    """File and text that make a group count as much as `cpus` busy processes beside it. Pure."""
+    if version == 2:
+        return "cpu.weight", str(min(10_000, max(1, round(100 * cpus))))
+    return "cpu.shares", str(min(262_144, max(2, round(1024 * cpus))))
 
 
 #: Absent where the kernel accounts no swap.
@@ -113,6 +121,7 @@ def this_machine() -> Hierarchy | None:
     try:
         for root in hierarchy.roots:
             _make(hierarchy, root / TOP)
+        _share(hierarchy, TOP)
     except OSError:
         return None
     return hierarchy
@@ -129,6 +138,12 @@ def _make(hierarchy: Hierarchy, folder: Path) -> None:
                 wanted = " ".join(f"+{name}" for name in CONTROLLERS)
                 if not set(CONTROLLERS) <= set(_read(parent / "cgroup.subtree_control").split()):
                     (parent / "cgroup.subtree_control").write_text(wanted)
+
+
+def _share(hierarchy: Hierarchy, name: str) -> None:
+    """Let all sandboxes below `name` together count as one busy process on each core, not as one on all of them."""
+    file, text = weight_file(hierarchy.version, os.cpu_count() or 1)
+    _write(hierarchy.mounts["cpu"] / name / file, text, optional=True)
 
 
 class Cgroup:
@@ -213,8 +228,11 @@ def create_cgroup(hierarchy: Hierarchy, pool: str, name: str, limits: CgroupLimi
     """Make the groups and set their limits, in 0.3 ms. Raises OSError; then nothing is left."""
     group = Cgroup(hierarchy, pool, name)
     try:
+        first = not group.folders["cpu"].parent.is_dir()
         for folder in group._distinct():
             _make(hierarchy, folder)
+        if first:
+            _share(hierarchy, f"{TOP}/{pool}")
         group.apply(limits)
         entrance = "cgroup.procs" if hierarchy.version == 2 else "tasks"
         for folder in group._distinct():
