@@ -20,6 +20,15 @@ PACKAGES = ROOT / ".tools/javascript/node_modules"
 
 #: What each example prints.
 EXPECTED = {
+    "files-and-commands.js": [
+        r"files: names\.txt numbers\.txt\n",
+        r"sorted: 1 2 3 \n",
+        r"exit code: 3\n",
+        r"cat: hello\n",
+        r"terminal: true\n",
+        r"by URL: ü\n",
+        r"watched: true\n",
+    ],
     "run-code.js": [
         r"row 0 2\.5\nrow 1 3\.5\nrow 2 4\.5\n",
         r'data: \{"x":\[2,3\],"y":\[3\.5,4\.5\]\}\n',
