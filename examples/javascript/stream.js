@@ -15,11 +15,13 @@ try {
 
   await sandbox.runCode('kept = 42')
   try {
-    await sandbox.runCode('while True: time.sleep(1)', { timeoutMs: 500 })
+    const ended = await sandbox.runCode('while True: time.sleep(1)', { timeoutMs: 500 })
+    console.log('ended by itself:', ended.error?.name, ended.error?.value)
   } catch (error) {
     console.log('interrupted:', error instanceof TimeoutError)
   }
-  console.log('kept:', (await sandbox.runCode('kept')).text)
+  const kept = await sandbox.runCode('kept')
+  console.log('kept:', kept.text ?? kept.error)
 } finally {
   await sandbox.kill()
 }
