@@ -30,10 +30,10 @@ from .asgi import (
 )
 from .auth import ApiKeys
 from .backend import Backend
-from .dataplane import ENVD_PORT, INTERPRETER_PORT, DataPlane
+from .dataplane import INTERPRETER_PORT, DataPlane
 from .errors import control_response, envd_response, framework_response, internal
 from .ports_websocket import refuse
-from .resolver import Target, resolve, sandbox_in_path
+from .resolver import ENVD_PORT, Target, is_for_control_plane, resolve, sandbox_in_path
 from .routes_envd import files_query
 from .routes_execute import Executions
 from .routes_observing import observing_routes
@@ -104,6 +104,8 @@ class Gateway(FastAPI):
         try:
             headers = headers_of(scope)
             target = resolve(headers)
+            if is_for_control_plane(target, headers, scope["path"]):
+                target = None
             if target is None and scope["path"] == "/files" and scope["method"] != "OPTIONS":
                 target = await self._owner_of_file(scope)
             if is_preflight(scope["method"], headers) and (target is None or target.port in _OUR_PORTS):

@@ -11,7 +11,7 @@ from .backend import Backend
 from .errors import gateway_response, internal, interpreter_response
 from .ports import Ports
 from .ports_websocket import refuse
-from .resolver import Target, is_sandbox_id
+from .resolver import ENVD_PORT, Target, is_sandbox_id
 from .routes_contexts import contexts
 from .routes_envd import Envd, require_running
 from .routes_execute import Executions
@@ -19,7 +19,6 @@ from .traffic import TrafficTokens
 from .wire import INTERPRETER_HEALTH
 
 INTERPRETER_PORT = 49999
-ENVD_PORT = 49983
 
 
 class DataPlane:

@@ -9,11 +9,14 @@ from raybox_actors.errors import BadRequest
 
 from .asgi import Headers
 
+#: Where clients expect the agent for files and processes.
+ENVD_PORT = 49983
 MAX_SANDBOX_ID_CHARS = 64
 MAX_HOST_BYTES = 255
 
 _HOST = re.compile(rb"^(\d+)-([a-z0-9]+)\.")
 _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_SANDBOX_ID_CHARS)
+_CONNECT = re.compile(r"(?:/v[0-9]+)?/sandboxes/[^/]+/connect")
 _PATH = re.compile(r"(?:/v[0-9]+)?/sandboxes/([^/]+)")
 #: Words in the place of an id.
 _NO_IDS = frozenset({"metrics"})
@@ -38,6 +41,17 @@ def sandbox_in_path(path: str) -> str | None:
     match = _PATH.match(path)
     named = match is not None and is_sandbox_id(match[1]) and match[1] not in _NO_IDS
     return match[1] if match is not None and named else None
+
+
+def is_for_control_plane(target: Target | None, headers: Headers, path: str) -> bool:
+    """Whether a resolved request is the control plane's all the same.
+
+    `connect` of older clients (seen: `e2b` 2.26) carries the headers of the sandbox's agent. The agent has no such path, and
+    no client sends it an API key.
+    """
+    if target is None:
+        return True
+    return target.port == ENVD_PORT and b"x-api-key" in headers and _CONNECT.fullmatch(path) is not None
 
 
 def resolve(headers: Headers) -> Target | None:

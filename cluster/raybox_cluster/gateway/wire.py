@@ -74,8 +74,6 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
     template = f.text(fields, "templateID", MAX_NAME_CHARS)
     if not template:
         raise BadRequest("templateID is required")
-    if template not in TEMPLATES:
-        raise TemplateNotFound(template)
     timeout_s = f.integer(fields, "timeout", 1, int(max_timeout_s))
     if timeout_s is None:
         timeout_s = DEFAULT_TIMEOUT_V1_S if version == 1 else DEFAULT_TIMEOUT_V2_S
@@ -87,7 +85,10 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
     if f.flag(f.mapping(fields, "autoResume"), "enabled", False):
         raise BadRequest("autoResume is not supported yet")
     f.refuse(fields, "mcp", "volumeMounts")
-    f.refuse(f.mapping(fields, "iam"), "tokens")
+    if f.mapping(fields, "iam").get("tokens"):
+        raise BadRequest("iam.tokens is not supported yet")
+    if template not in TEMPLATES:  # after the fields: clients ask for a template of its own with `mcp`
+        raise TemplateNotFound(template)
 
     metadata = f.text_map(fields, "metadata")
     internet = f.flag(fields, "allow_internet_access", True)

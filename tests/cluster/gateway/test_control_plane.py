@@ -75,6 +75,7 @@ async def test_create_passes_on_everything_the_pool_can_do(gateway: Gateway) -> 
         {"autoPauseMemory": False},
         {"autoResume": {"enabled": True}},
         {"mcp": {"github": {}}},
+        {"templateID": "mcp-gateway", "mcp": {"github": {}}},
         {"volumeMounts": [{"name": "a", "path": "/a"}]},
         {"iam": {"tokens": {"a": {}}}},
         {"network": {"egressProxy": {"address": "proxy.example.org:1080"}}},

@@ -38,6 +38,23 @@ async def test_control_plane_paths_mean_nothing_to_a_sandbox(gateway: Gateway) -
     assert info.sandbox_id in gateway.backend.live
 
 
+async def test_connect_of_older_clients_comes_with_the_headers_of_the_agent(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    path = f"/sandboxes/{info.sandbox_id}/connect"
+    answer = await gateway.on_port(
+        ENVD, info.sandbox_id, "POST", path, json={"timeout": 9}, headers={"X-API-KEY": gateway.key}
+    )
+    assert (answer.status_code, answer.json()["sandboxID"]) == (200, info.sandbox_id)
+    unknown = await gateway.on_port(
+        ENVD, "nobody", "POST", "/sandboxes/nobody/connect", json={"timeout": 9}, headers={"X-API-KEY": gateway.key}
+    )
+    assert (unknown.status_code, unknown.json()["code"]) == (404, 404)
+    wrong = await gateway.on_port(ENVD, info.sandbox_id, "POST", path, json={}, headers={"X-API-KEY": "wrong"})
+    assert (wrong.status_code, wrong.json()["code"]) == (401, 401)
+    elsewhere = await gateway.on_port(CODE, info.sandbox_id, "POST", path, headers={"X-API-KEY": gateway.key})
+    assert (elsewhere.status_code, elsewhere.text) == (404, "Not Found")
+
+
 @pytest.mark.parametrize("port", [CODE, ENVD, 8080])
 @pytest.mark.parametrize("path", ["/health", "/execute", "/contexts", "/contexts/py/restart", "/anything"])
 async def test_an_unknown_sandbox_is_the_same_502_on_every_port(gateway: Gateway, port: int, path: str) -> None:
