@@ -21,7 +21,7 @@ from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_actors.isolation.layers import layers_failure
 from raybox_actors.isolation.leaks import LeakSweeper
 from raybox_actors.isolation.orphans import adopt_orphans, has_children_besides, reap_sandboxed
-from raybox_actors.isolation.policy import WallsPolicy
+from raybox_actors.isolation.policy import SKELETONS, WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
@@ -40,8 +40,6 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
-#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
-ETC = {"none": "etc", "egress": "etc-egress"}
 
 
 class NodeFallsShort(InternalError):
@@ -118,7 +116,7 @@ class NodeAgent:
             )
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._folder.chmod(0o700)
-            skeleton = self._folder / ETC[self._config.network]
+            skeleton = self._folder / SKELETONS[self._config.network]
             nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
             await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
@@ -209,6 +207,6 @@ class NodeAgent:
                 break
             await asyncio.sleep(STOP_PAUSE_S)
         with contextlib.suppress(OSError):
-            for name in ETC.values():
+            for name in SKELETONS.values():
                 shutil.rmtree(self._folder / name, ignore_errors=True)
             self._folder.rmdir()

@@ -77,7 +77,7 @@ class Recipe:
 
     tools: tuple[str, ...]
     packages: tuple[str, ...]
-    program: str | None
+    program: str
     command: Callable[[Path, Mapping[str, Path]], tuple[str, ...]]
     build: Callable[[Path, Mapping[str, Path], int], None] = lambda _folder, _tools, _lock: None
     protocol: Literal["frames", "jupyter"] = "frames"
@@ -119,17 +119,9 @@ def _build_java(folder: Path, tools: Mapping[str, Path], lock: int) -> None:
     _run([*rehearse, "Kernel", *REHEARSAL], "rehearsing the Java kernel", folder, lock)
 
 
-def _r(_folder: Path, tools: Mapping[str, Path]) -> tuple[str, ...]:
-    return (
-        str(tools["R"]),
-        "--no-echo",
-        "--no-save",
-        "--no-restore",
-        "-e",
-        "IRkernel::main()",
-        "--args",
-        "{connection_file}",
-    )
+def _r(folder: Path, tools: Mapping[str, Path]) -> tuple[str, ...]:
+    options = ("--no-echo", "--no-save", "--no-restore", f"--file={folder / 'kernel.R'}")
+    return (str(tools["R"]), *options, "--args", "{connection_file}")
 
 
 def _bash(folder: Path, _tools: Mapping[str, Path]) -> tuple[str, ...]:
@@ -138,7 +130,7 @@ def _bash(folder: Path, _tools: Mapping[str, Path]) -> tuple[str, ...]:
 
 RECIPES = {
     "javascript": Recipe(("node", "npm"), ("nodejs", "npm"), "javascript", _javascript, _build_javascript),
-    "r": Recipe(("R", "IRkernel"), ("r-base-core", "r-cran-irkernel"), None, _r, protocol="jupyter"),
+    "r": Recipe(("R", "IRkernel"), ("r-base-core", "r-cran-irkernel"), "r", _r, protocol="jupyter"),
     "bash": Recipe(("bash",), ("bash",), "bash", _bash),
     "java": Recipe(("java", "javac"), ("openjdk-17-jdk-headless",), "java", _java, _build_java),
 }
@@ -150,8 +142,6 @@ def find_runtime(language: str, *, store: Store | None = None) -> Runtime:
     tools = _tools(recipe)
     if tools is None:
         raise LanguageNotInstalled(language)
-    if recipe.program is None:
-        return _runtime(language, recipe, Path("/"), tools)
     store = store or _store()
     digest = _digest(language, recipe, tools)
     if not (store.folder(digest) / "complete.json").exists():
@@ -189,13 +179,12 @@ def install(language: str, *, store: Store | None = None, progress: Progress | N
         tools = _tools(recipe)
         if tools is None:
             raise BuildFailed(f"installing {language}", f"{' and '.join(recipe.packages)} did not bring what it needs")
-    if recipe.program is not None:
-        digest = _digest(language, recipe, tools)
-        waiting = f"language {language}: waiting for another installation"
-        with store.building(digest, on_wait=lambda: say(waiting)) as lock:
-            if not (store.folder(digest) / "complete.json").exists():
-                say(f"language {language}: installing the kernel")
-                _install_program(language, recipe, store, digest, tools, lock)
+    digest = _digest(language, recipe, tools)
+    waiting = f"language {language}: waiting for another installation"
+    with store.building(digest, on_wait=lambda: say(waiting)) as lock:
+        if not (store.folder(digest) / "complete.json").exists():
+            say(f"language {language}: installing the kernel")
+            _install_program(language, recipe, store, digest, tools, lock)
     return find_runtime(language, store=store)
 
 
@@ -229,7 +218,7 @@ def _install_packages(language: str, recipe: Recipe, store: Store, say: Progress
 
 
 def _runtime(language: str, recipe: Recipe, folder: Path, tools: Mapping[str, Path]) -> Runtime:
-    folders = [] if recipe.program is None else [folder]
+    folders = [folder]
     for name, tool in tools.items():
         outside = not tool.is_relative_to("/usr") and not tool.is_relative_to("/bin")
         if outside and name in ("node", "java"):
@@ -252,7 +241,6 @@ def _tools(recipe: Recipe) -> dict[str, Path] | None:
 
 
 def _program(recipe: Recipe) -> dict[str, bytes]:
-    assert recipe.program is not None
     folder = PROGRAMS / recipe.program
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 

@@ -25,6 +25,7 @@ from raybox_actors.isolation.cgroup import (
     weight_file,
 )
 from raybox_actors.isolation.leaks import LeakSweeper
+from raybox_actors.isolation.policy import SKELETONS
 from tests.support.wait import wait_until
 
 V1 = """proc /proc proc rw 0 0
@@ -149,17 +150,18 @@ def test_what_a_dead_actor_left_is_swept_and_what_a_living_one_has_is_not(hierar
 def test_strange_files_in_the_pool_s_folder_are_swept_at_the_second_look(tmp_path: Path) -> None:
     import socket
 
-    (tmp_path / "etc").mkdir()
     (tmp_path / "etc.x1").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "old.sock"))
+    for name in SKELETONS.values():  # what sandboxes of either kind have as /etc is in use
+        (tmp_path / name).mkdir()
     sweeper = LeakSweeper(POOL, tmp_path, None)
     assert sweeper.sweep("/nowhere", None) == []
     assert {(leak.kind, Path(leak.what).name) for leak in sweeper.sweep("/nowhere", None)} == {
         ("folders", "etc.x1"),
         ("sockets", "old.sock"),
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["etc"]
+    assert {path.name for path in tmp_path.iterdir()} == set(SKELETONS.values())
     assert sweeper.sweep("/nowhere", None) == []
     assert (sweeper.counts["folders"], sweeper.counts["sockets"]) == (1, 1)
 

@@ -40,7 +40,7 @@ def test_all_can_be_installed_here() -> None:
     assert find_runtimes().keys() == RECIPES.keys()
 
 
-@pytest.mark.parametrize("language", ["javascript", "bash", "java"])
+@pytest.mark.parametrize("language", RECIPES)
 def test_installing_is_done_once(store: Store, language: str) -> None:
     said: list[str] = []
     with pytest.raises(LanguageNotInstalled, match=f"`python -m raybox_template languages {language}`"):

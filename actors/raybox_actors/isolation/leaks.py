@@ -15,11 +15,11 @@ from pathlib import Path
 
 from raybox_actors.isolation.cgroup import TOP, Cgroup, Hierarchy, existing, owner_of
 from raybox_actors.isolation.orphans import is_worker, sweep, wall_marks
-from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_SLOTS_PER_NODE
+from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_SLOTS_PER_NODE, SKELETONS
 
 KINDS = ("processes", "mounts", "folders", "cgroups", "sockets", "uids")
 #: What a node agent itself has in its pool's folder.
-OWN_FILES = frozenset({"etc", "zygote.sock", "zygote.log"})
+OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.log"})
 LAST_HOST_ID = FIRST_HOST_ID + MAX_SLOTS_PER_NODE * IDS_PER_SANDBOX
 
 

@@ -76,6 +76,9 @@ FOLDERS = (
     ("/var/tmp", 0o1777, 0),  # noqa: S108
 )
 
+#: Folder of the sandboxes' own /etc, by the pool's `network`: one of another kind is not to be taken for ours.
+SKELETONS = {"none": "etc", "egress": "etc-egress"}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
