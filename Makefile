@@ -14,7 +14,7 @@ MISSING_PACKAGES = $(foreach one,$(SYSTEM_PACKAGES),$(if $(shell PATH="$$PATH:/u
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup lock test check format demo bench clean
+.PHONY: help setup lock test conformance check format demo bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,8 @@ lock: $(UV) ## resolve the pins anew (requirements.lock)
 		--no-header --output-file requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --output-file template/raybox_template/environments/default.lock template/raybox_template/environments/default.in
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--no-header --output-file tests/conformance/environments/oldest.lock tests/conformance/environments/oldest.in
 
 .tools/javascript/.installed: examples/javascript/package.json examples/javascript/package-lock.json
 	@mkdir -p .tools/javascript && cp $^ .tools/javascript/
@@ -62,6 +64,15 @@ lock: $(UV) ## resolve the pins anew (requirements.lock)
 
 test: setup .tools/javascript/.installed ## run the tests
 	@$(RUN) -m pytest
+
+.tools/conformance/%/.installed: tests/conformance/environments/%.lock | $(UV)
+	@echo "setup: installing the $* E2B clients into .tools/conformance/$*"
+	@test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	@$(UV) pip sync --quiet --python $(@D)/bin/python --require-hashes $<
+	@touch $@
+
+conformance: setup .tools/javascript/.installed .tools/conformance/oldest/.installed ## every official client through everything; writes docs/compatibility.md
+	@$(RUN) -m tests.conformance
 
 check: setup ## ruff, mypy strict, import-linter
 	@.venv/bin/ruff format --check .

@@ -1,4 +1,7 @@
-"""Run every program with the clients of this interpreter: one line of JSON for each. `sync` or `async` is the argument."""
+"""Run every program, or those named, with the clients of this interpreter: one line of JSON for each.
+
+The first argument is `sync` or `async`.
+"""
 
 from __future__ import annotations
 

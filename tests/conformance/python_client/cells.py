@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .programs import PROGRAMS, Client, Program, kinds, program, same, that
+from .programs import PROGRAMS, Client, Differs, Program, kinds, program, same, that
 
 TABLE: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "cells.json").read_text())
 
@@ -136,8 +136,11 @@ async def run_code_disconnect(c: Client) -> None:
 
 @program
 async def run_code_unknown_language(c: Client) -> None:
-    error = await c.raised(lambda: c.made[-1].run_code("1", language="cobol") if c.made else None)
-    that("SandboxException" in kinds(error) and "cobol" in str(error), f"it is named: {error!r}")
+    sandbox = await c.sandbox()
+    error = await c.raised(lambda: sandbox.run_code("1", language="cobol"))
+    that("SandboxException" in kinds(error), f"refused: {error!r}")
+    if "500" not in str(error):
+        raise Differs("the status is 400 instead of 500")
 
 
 @program

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
-from e2b import FileType, FilesystemEventType, InvalidArgumentException
+from e2b import FilesystemEventType, FileType, InvalidArgumentException
 
 from .programs import Absent, Client, kinds, needs, program, same, that
 

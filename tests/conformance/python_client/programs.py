@@ -33,7 +33,7 @@ class Mismatch(Exception):
 
 
 def program(function: Program) -> Program:
-    PROGRAMS[function.__name__] = function  # type: ignore[attr-defined]
+    PROGRAMS[function.__name__] = function
     return function
 
 

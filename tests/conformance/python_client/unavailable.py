@@ -1,4 +1,4 @@
-"""What raybox may not have yet: each program goes as far as it is let, so a row changes by itself when there is more."""
+"""What raybox may not have yet. Each program goes as far as it is let, so a row changes when there is more."""
 
 from __future__ import annotations
 
