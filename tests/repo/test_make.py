@@ -29,7 +29,7 @@ def test_every_target_is_known() -> None:
     listed = make("help")
     assert listed.returncode == 0, listed.stderr
     names = {line.split()[0] for line in listed.stdout.splitlines()}
-    assert {"setup", "test", "check", "demo", "bench", "lock"} <= names
+    assert {"setup", "test", "conformance", "check", "demo", "bench", "lock"} <= names
     for name in names:
         assert make("--dry-run", name).returncode == 0, name
 
