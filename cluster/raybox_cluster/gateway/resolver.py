@@ -46,8 +46,8 @@ def sandbox_in_path(path: str) -> str | None:
 def is_for_control_plane(target: Target | None, headers: Headers, path: str) -> bool:
     """Whether a resolved request is the control plane's all the same.
 
-    `connect` of older clients (seen: `e2b` 2.26) carries the headers of the sandbox's agent. The agent has no such path,
-    and no client sends it an API key.
+    `connect` of older clients (seen: `e2b` 2.26) carries the headers of the sandbox's agent. The agent has no such
+    path, and no client sends it an API key.
     """
     if target is None:
         return True
