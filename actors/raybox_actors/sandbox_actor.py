@@ -140,8 +140,8 @@ class SandboxActor:
     async def claim(self, request: CreateRequest) -> SandboxInfo:
         """Make this slot's sandbox the caller's; the first of two wins. Returns when it answers.
 
-        Raises SlotTaken (try another slot), BadRequest, LimitReached (more resources than the pool gives), InternalError (the walls could not be built), SandboxLost (it
-        ended while it was being handed over).
+        Raises SlotTaken (try another slot), BadRequest, LimitReached (more resources than the pool gives),
+        InternalError (the walls could not be built), SandboxLost (it ended while it was being handed over).
         """
         if not 0 < request.timeout_s <= self._config.max_timeout_s:
             raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")

@@ -245,17 +245,24 @@ class Session:
             await self._owned(self._resize(limits.disk_mib << 20))
 
     async def _resize(self, size_bytes: int) -> None:
-        null = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_WRONLY)
+        read, write = os.pipe()
         try:
-            child = await self._place.enter({"op": "resize", "size_bytes": size_bytes}, "/", [null] * 3)
-            how = await child.wait()
-            child.close()
+            child = await self._place.enter({"op": "resize", "size_bytes": size_bytes}, "/", [read, null, null])
         except KernelFailed as error:
+            os.close(write)
             raise InternalError(f"the sandbox's disk could not be resized: {error}") from error
+        except BaseException:
+            os.close(write)
+            raise
         finally:
+            os.close(read)
             os.close(null)
-        if how != "exit status 0":
-            raise InternalError(f"the sandbox's disk could not be resized: {how}")
+        os.close(write)
+        try:
+            await child.wait()
+        finally:
+            child.close()
 
     # ---- executions ----
 
