@@ -33,7 +33,7 @@ class Meter:
             percent = 100.0 * max(0.0, cpu_s - self._last[1]) / (now - self._last[0])
         self._last = (now, cpu_s)
         disk_used, disk_total = self._disk()
-        cores = max(1, round(self.limits.cpus))
+        cores = self.limits.cpu_count
         return ResourceUsage(
             at_s=time.time(),
             cpu_count=cores,

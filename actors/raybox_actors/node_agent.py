@@ -27,7 +27,7 @@ from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
-from raybox_template.build import ensure
+from raybox_template.build import ensure, resources_of
 from raybox_template.languages import find_runtimes
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class NodeAgent:
             if failure := await asyncio.to_thread(layers_failure):
                 logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
             self._facts = NodeFacts(
-                address, str(template.python), read_only, str(skeleton), not failure, languages=languages
+                address, str(template.python), read_only, str(skeleton), not failure, resources_of(template), languages
             )
             adopt_orphans()
             self._sweep()

@@ -26,7 +26,7 @@ from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.isolation.cgroup import this_machine
-from raybox_actors.isolation.policy import WallsPolicy, effective, layers_of
+from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, layers_of
 from raybox_actors.kernels.identity import Identity
 from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
@@ -140,18 +140,19 @@ class SandboxActor:
     async def claim(self, request: CreateRequest) -> SandboxInfo:
         """Make this slot's sandbox the caller's; the first of two wins. Returns when it answers.
 
-        Raises SlotTaken (try another slot), BadRequest, InternalError (the walls could not be built), SandboxLost (it
-        ended while it was being handed over).
+        Raises SlotTaken (try another slot), BadRequest, LimitReached (more resources than the pool gives),
+        InternalError (the walls could not be built), SandboxLost (it ended while it was being handed over).
         """
         if not 0 < request.timeout_s <= self._config.max_timeout_s:
             raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
         network = self._network(request.network, request.allow_internet_access)
+        limits = self._limits(request.resources)
         if self._life.state not in ("idle", "preparing", "warm"):
             raise SlotTaken(f"slot {self._slot} is {self._life.state}")
         entropy = secrets.token_bytes(ENTROPY_BYTES)
         sandbox_id = mint(self._config.secret, self._node_id, self._slot, self._life.epoch, entropy)
         now = time.time()
-        info = self._info = self._birth(sandbox_id, request, now)
+        info = self._info = self._birth(sandbox_id, request, limits, now)
         answer = self._claims[sandbox_id] = asyncio.get_running_loop().create_future()
         try:
             self._apply(Claimed(sandbox_id, info.end_at_s, now))
@@ -164,8 +165,10 @@ class SandboxActor:
             raise InternalError(f"the sandbox could not be created: {outcome.reason}")
         self._begin_log(sandbox_id, request, now)
         try:
+            if request.resources:
+                await self._running(sandbox_id).set_limits(limits)
             await self._running(sandbox_id).update_network(network)
-        except InternalError:  # nobody may get a sandbox under other rules than asked for
+        except InternalError:  # nobody may get a sandbox under other rules or limits than asked for
             self._current(sandbox_id)
             self._apply(KillAsked("internal"))
             raise
@@ -380,8 +383,12 @@ class SandboxActor:
             sequence=self._sequence,
         )
 
-    def _birth(self, sandbox_id: str, request: CreateRequest, now: float) -> SandboxInfo:
-        config = self._config
+    def _limits(self, asked: dict[str, float]) -> Limits:
+        """Of one sandbox here. Raises BadRequest, LimitReached."""
+        template = self._facts.resources if self._facts is not None else {}
+        return effective(self._config.limits(), template, asked)
+
+    def _birth(self, sandbox_id: str, request: CreateRequest, limits: Limits, now: float) -> SandboxInfo:
         return SandboxInfo(
             sandbox_id=sandbox_id,
             template=request.template,
@@ -389,9 +396,9 @@ class SandboxActor:
             started_at_s=now,
             end_at_s=now + request.timeout_s,
             metadata=dict(request.metadata),
-            cpu_count=config.cpu_count,
-            memory_mib=config.memory_mib,
-            disk_mib=config.disk_mib,
+            cpu_count=limits.cpu_count,
+            memory_mib=limits.memory_mib,
+            disk_mib=limits.disk_mib,
             owner=request.owner,
             envd_access_token=secrets.token_urlsafe(24) if request.secure else None,
             traffic_access_token=None if request.allow_public_traffic else secrets.token_urlsafe(24),
@@ -470,7 +477,7 @@ class SandboxActor:
         if facts is None:
             raise InternalError("the sandbox actor has not been started")
         policy = WallsPolicy(
-            limits=effective(config.limits(), facts.resources),
+            limits=self._limits({}),
             read_only=facts.read_only,
             layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
             mark=f"{config.name}:{self._slot}:{self._life.epoch}",

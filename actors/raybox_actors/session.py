@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -23,7 +24,7 @@ from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
 from raybox_actors.isolation.cgroup import Cgroup, CgroupLimits, Hierarchy, create_cgroup
-from raybox_actors.isolation.policy import HOME, WallsPolicy, base_environment
+from raybox_actors.isolation.policy import HOME, Limits, WallsPolicy, base_environment
 from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
 from raybox_actors.kernels.base import Kernel, KernelFailed
 from raybox_actors.kernels.forked import ForkedKernel
@@ -226,6 +227,42 @@ class Session:
         self._place.variables = {**self._place.variables, **env}
         for context in self._contexts.values():
             await context.configure(env)
+
+    async def set_limits(self, limits: Limits) -> None:
+        """Give the sandbox other bounds than it was built with, of all its processes and files at once.
+
+        Raises InternalError, also where it uses more than that already; then some of them may hold and some may not.
+        """
+        before = self._place.policy.limits
+        self._place.policy = dataclasses.replace(self._place.policy, limits=limits)
+        self._meter.limits = limits
+        try:
+            if self._cgroup is not None:
+                self._cgroup.apply(CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max))
+        except OSError as error:
+            raise InternalError(f"the sandbox's limits could not be set: {error}") from error
+        if limits.disk_mib != before.disk_mib:
+            await self._owned(self._resize(limits.disk_mib << 20))
+
+    async def _resize(self, size_bytes: int) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        read, write = os.pipe()
+        try:
+            child = await self._place.enter({"op": "resize", "size_bytes": size_bytes}, "/", [read, null, null])
+        except KernelFailed as error:
+            os.close(write)
+            raise InternalError(f"the sandbox's disk could not be resized: {error}") from error
+        except BaseException:
+            os.close(write)
+            raise
+        finally:
+            os.close(read)
+            os.close(null)
+        os.close(write)
+        try:
+            await child.wait()
+        finally:
+            child.close()
 
     # ---- executions ----
 

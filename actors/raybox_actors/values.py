@@ -36,6 +36,8 @@ class CreateRequest:
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
+    #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

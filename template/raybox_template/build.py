@@ -83,6 +83,18 @@ def ensure(name: str = "default", *, store: Store | None = None, progress: Progr
     return find(name, store=store)
 
 
+def resources_of(built: BuiltTemplate, *, store: Store | None = None) -> dict[str, float]:
+    """What sandboxes of the template get when their creator asks for nothing else; see spec.Resources.
+
+    Empty for the default template, whose sandboxes get what the pool gives.
+    """
+    definition = (store or Store()).definition(built.digest)
+    resources = definition.get("resources")
+    if definition.get("name") == "default" or not isinstance(resources, dict):
+        return {}
+    return {str(name): value for name, value in resources.items()}
+
+
 def find(name: str = "default", *, store: Store | None = None) -> BuiltTemplate:
     """The built template of this name, never building one. Raises TemplateNotFound.
 

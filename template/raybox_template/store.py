@@ -85,6 +85,14 @@ class Store:
                 with contextlib.suppress(OSError, ValueError):
                     yield built, json.loads((path / _MARKER).read_text())["definition"]
 
+    def definition(self, digest: str) -> dict[str, Any]:
+        """The definition that the version was built from; empty for one that is not there or that cannot be read."""
+        try:
+            plain = json.loads((self.folder(digest) / _MARKER).read_text())["definition"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return plain if isinstance(plain, dict) else {}
+
     def publish(self, digest: str, *, base_prefix: Path, definition: dict[str, Any]) -> BuiltTemplate:
         """Declare the version complete. The caller holds its lock. definition: JSON values, kept for people."""
         folder = self.folder(digest)

@@ -14,8 +14,8 @@ from raybox_actors.isolation.policy import ADJUSTABLE, FOLDERS, Limits, WallsPol
 from raybox_template.spec import Resources
 
 POOL = Limits(cpus=2, memory_mib=1000, disk_mib=500, pids_max=300)
-sizes = st.integers(1, 10_000)
-wishes = st.fixed_dictionaries({}, optional=dict.fromkeys(ADJUSTABLE, sizes))
+sizes = st.integers(64, 10_000)
+wishes = st.fixed_dictionaries({}, optional={**dict.fromkeys(ADJUSTABLE, sizes), "cpus": st.integers(1, 10)})
 
 
 def test_without_wishes_a_sandbox_gets_what_the_pool_gives() -> None:
@@ -75,3 +75,11 @@ def test_a_user_can_pass_through_roots_folder_only_where_the_template_lies_there
     modes = {path: mode for path, mode, _ in root_plan(WallsPolicy(read_only=("/root/t",)))["folders"]}
     assert modes["/root"] == 0o711
     assert {path: mode for path, mode, _ in FOLDERS}["/root"] == 0o700
+
+
+def test_too_little_is_refused_and_whole_cores_are_told() -> None:
+    for name, least in ADJUSTABLE.items():
+        assert getattr(effective(Limits(), None, {name: least}), name) == least
+        with pytest.raises(BadRequest, match=name):
+            effective(Limits(), None, {name: least * 0.9 if name == "cpus" else int(least) - 1})
+    assert [Limits(cpus=cpus).cpu_count for cpus in (0.05, 1, 1.5, 2)] == [1, 1, 2, 2]

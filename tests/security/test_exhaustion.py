@@ -11,6 +11,7 @@ import pytest
 
 from raybox_actors.executions import OutputLimits
 from raybox_actors.isolation.cgroup import this_machine
+from raybox_actors.isolation.policy import Limits
 from raybox_actors.session import SessionOptions
 from tests.actors.driving import eventually
 from tests.security.conftest import TIGHT, Attacker, OpenSession
@@ -221,6 +222,20 @@ async def test_too_many_contexts_are_refused(session: OpenSession) -> None:
         await attacker.driver.session.create_context(None, None)
     with pytest.raises(LimitReached):
         await attacker.driver.session.create_context(None, None)
+
+
+@needs_cgroups
+async def test_limits_that_are_set_later_hold_as_well(session: OpenSession) -> None:
+    attacker = Attacker(await session())
+    less = replace(Limits(), memory_mib=128, disk_mib=32, pids_max=24)
+    await attacker.driver.session.set_limits(less)
+    assert "No space left" in await attacker.error("open('/tmp/f', 'wb').write(bytes(40 << 20))")
+    await attacker.run("import os, subprocess; os.remove('/tmp/f'); held = []")
+    spawn = "for _ in range(40): held.append(subprocess.Popen(['sleep', '60']))"
+    assert "Resource temporarily unavailable" in await attacker.error(spawn)
+    await attacker.run("for one in held: one.kill(); one.wait()")
+    assert attacker.driver.session.usage().memory_total_bytes == less.memory_bytes
+    assert "OutOfMemory" in await attacker.error("held = bytearray(b'x' * (300 << 20))")
 
 
 @needs_cgroups

@@ -57,6 +57,23 @@ def test_out_of_memory_reaches_the_caller(sandbox: Any, running_pool: RunningPoo
     serves(running_pool)
 
 
+def test_a_creator_may_ask_for_less_and_not_for_more(running_pool: RunningPool) -> None:
+    wishes = {"raybox.cpus": "0.5", "raybox.memory_mib": "128", "raybox.disk_mib": "64", "raybox.pids_max": "40"}
+    with raybox.Sandbox.create(timeout=60, metadata=wishes) as small:
+        info = small.get_info()
+        assert (info.cpu_count, info.memory_mb) == (1, 128)
+        assert small.run_code("import os; os.statvfs('/').f_blocks * os.statvfs('/').f_frsize >> 20").text == "64"
+        error = small.run_code("held = bytearray(b'x' * (400 << 20))").error
+        assert error is not None
+        assert error.name == "OutOfMemory"
+    for more in ({"raybox.memory_mib": "1000000"}, {"raybox.cpus": "1000"}):
+        with pytest.raises(raybox.RateLimitException):
+            raybox.Sandbox.create(timeout=60, metadata=more)
+    with pytest.raises(raybox.InvalidArgumentException):
+        raybox.Sandbox.create(timeout=60, metadata={"raybox.memory_mib": "1"})
+    serves(running_pool)
+
+
 def test_a_sandbox_s_group_is_its_own_and_goes_with_it(running_pool: RunningPool) -> None:
     if this_machine() is None:
         pytest.skip("no cgroup of our own can be made here")

@@ -27,7 +27,8 @@ from raybox_template import (
     ensure,
     find,
 )
-from raybox_template.build import find_uv
+from raybox_template.build import find_uv, resources_of
+from raybox_template.spec import Resources
 from tests.template.conftest import Gate
 
 BUILDER = """
@@ -220,3 +221,13 @@ def test_uv_is_looked_for_on_path_then_in_the_checkout(monkeypatch: pytest.Monke
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UvNotFound, match="make setup"):
         find_uv()
+
+
+def test_a_template_s_resources_are_told_and_the_default_one_has_none(
+    store: Store, extractor: Path, small: TemplateSpec
+) -> None:
+    spec = replace(small, resources=Resources(cpus=0.5, memory_mib=256))
+    built = build_template(spec, store=store, extractor=extractor)
+    assert resources_of(built, store=store) == {"cpus": 0.5, "memory_mib": 256, "disk_mib": 2048, "pids_max": 256}
+    plain = build_template(replace(small, name="default"), store=store, extractor=extractor)
+    assert resources_of(plain, store=store) == {}

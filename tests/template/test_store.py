@@ -112,3 +112,9 @@ def test_the_marker_is_for_people_too(store: Store) -> None:
     publish(store)
     marker = json.loads((store.folder(DIGEST) / "complete.json").read_text())
     assert marker["definition"] == {"name": "x"}
+
+
+def test_a_definition_is_read_back_and_a_version_that_is_not_there_has_none(store: Store) -> None:
+    publish(store)
+    assert store.definition(DIGEST) == {"name": "x"}
+    assert store.definition("0" * 64) == {}

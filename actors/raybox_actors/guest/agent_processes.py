@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any
 
 from agent_spawn import Spec, resize, spawn
-from agent_wire import ENDED, FAILED, STARTED, STDERR, STDOUT, TERMINAL, Connection, Failure, HungUp
+from agent_wire import ENDED, FAILED, STARTED, STDERR, STDOUT, TERMINAL, Connection, Failure, HungUp, wait_readable
 
 MAX_PROCESSES = 512
 #: How long a process that ended can still be attached to.
@@ -323,14 +323,20 @@ class Processes:
 
     @staticmethod
     async def _hang_up_of(connection: Connection) -> None:
-        """Look ahead of the frame that is being written."""
-        loop = asyncio.get_running_loop()
+        """Look ahead of the frame that is being written. Cancelled at any moment, it loses nothing of what came: no
+        await stands between taking and keeping it."""
         while len(connection.buffer) < READ_BYTES:
-            data = await loop.sock_recv(connection.sock, READ_BYTES)
+            await wait_readable(connection.sock.fileno())
+            try:
+                data = connection.sock.recv(READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
             if not data:
                 return
             connection.buffer += data
-        await loop.create_future()
+        await asyncio.get_running_loop().create_future()
 
     @staticmethod
     async def _write(process: Process, terminal: bool, data: bytes) -> None:

@@ -8,7 +8,8 @@ Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks
 pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
 same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
 `"files": {path: text}` are written. `{"op": "agent", "variables": {...}}` becomes the sandbox's agent (agent.py), with
-its control socket, its listening socket and a log in these places. Answers: `{"pid": n}` or `{"error": text}`,
+its control socket, its listening socket and a log in these places. `{"op": "resize", "size_bytes": n}` sets the quota
+of the sandbox's files, and ends with its stdin. Answers: `{"pid": n}` or `{"error": text}`,
 later `{"status": n}`, n as of os.waitstatus_to_exitcode.
 
 After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With `has_gate`
@@ -41,7 +42,7 @@ from typing import Any
 
 import walls
 from agent import run_agent
-from filesystem import Root
+from filesystem import Root, resize
 from kernel import Kernel, build_kernel, run_until_end, warm_up
 from seccomp import Filter
 from wire import Wire
@@ -227,6 +228,11 @@ class Zygote:
             walls.setns(pidfd, walls.SHARED_NAMESPACES)
             if root is not None:
                 root.furnish()
+            if request["op"] == "resize":
+                resize("/", {"size": str(int(request["size_bytes"]))})
+                os.close(tell)
+                os.read(stdio[0], 1)
+                os._exit(0)
             walls.setns(user_namespace, walls.CLONE_NEWUSER)
             os.setpriority(os.PRIO_PROCESS, 0, int(request.get("nice", 0)))
             is_agent = request["op"] == "agent"

@@ -7,6 +7,7 @@ defaults, and a creator may ask for less or more within the pool's.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -103,6 +104,11 @@ class Limits:
         """What the memory cgroup is set to."""
         return (self.memory_mib + self.disk_mib) << 20
 
+    @property
+    def cpu_count(self) -> int:
+        """Whole cores, as the protocol tells and quotas count them."""
+        return max(1, math.ceil(self.cpus))
+
     def rlimits(self) -> dict[str, int]:
         """No RLIMIT_AS: numpy and Java reserve far more addresses than they use."""
         return {
@@ -112,8 +118,8 @@ class Limits:
         }
 
 
-#: What a template and the creator of a sandbox may say.
-ADJUSTABLE = ("cpus", "memory_mib", "disk_mib", "pids_max")
+#: What a template and the creator of a sandbox may say, and the least that a sandbox can do something with.
+ADJUSTABLE: dict[str, float] = {"cpus": 0.05, "memory_mib": 64, "disk_mib": 16, "pids_max": 16}
 
 
 def effective(
@@ -122,7 +128,7 @@ def effective(
     """The limits of one sandbox. Pure.
 
     template: defaults for what the creator does not say, cut to the pool's. asked: the creator's own wishes; raises
-    BadRequest for one that is unknown or no positive number, LimitReached for one over the pool's.
+    BadRequest for one that is unknown, no number or too little, LimitReached for one over the pool's.
     """
     chosen: dict[str, Any] = {}
     for name, value in (template or {}).items():
@@ -132,8 +138,9 @@ def effective(
         if name not in ADJUSTABLE:
             raise BadRequest(f"unknown resource {name!r}; known: {', '.join(ADJUSTABLE)}")
         kinds = (int, float) if name == "cpus" else (int,)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 2**40:
-            raise BadRequest(f"{name} must be a positive number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not ADJUSTABLE[name] <= value < 2**40:
+            what = "number" if name == "cpus" else "whole number"
+            raise BadRequest(f"{name} must be a {what} from {ADJUSTABLE[name]:g} on, not {value!r}")
         if value > getattr(pool, name):
             raise LimitReached(f"{name} is {value}; this pool gives {getattr(pool, name)} at most")
         chosen[name] = value

@@ -86,4 +86,4 @@ local(for (name in names(.raybox_before)) {
 })
 rm(.raybox_before)
 """
-DIALECTS = {"r": Dialect(_r_set, _r_set_for_cell, lambda _env: RESTORE_R, prints_values=True)}
+DIALECTS = {"r": Dialect(_r_set, _r_set_for_cell, lambda _env: RESTORE_R, prints_values=True, ends_itself=False)}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jupyter_client.asynchronous.client import AsyncKernelClient
 
 START_LIMIT_S = 60.0
-EXIT_GRACE_S = 0.5
+EXIT_LIMIT_S = 20.0
 #: A message that is longer is not received, and ends the connection; whoever sends one loses its kernel.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 #: After its reply, a kernel that still has to publish something does so within this time, or never.
@@ -52,13 +52,14 @@ class Dialect:
 
     set_environment: variables for good. set_for_cell: for one cell, remembering what they were; restore: takes it back.
     prints_values: values are displays like any other, so that the last one counts as the cell's result; silent cells
-    may count; and what children and C code print is not caught by the kernel.
+    may count; and what children and C code print is not caught by the kernel. ends_itself: when a cell asks for that.
     """
 
     set_environment: Callable[[dict[str, str]], str]
     set_for_cell: Callable[[dict[str, str]], str]
     restore: Callable[[dict[str, str]], str]
     prints_values: bool = False
+    ends_itself: bool = True
 
 
 class StockKernel:
@@ -215,10 +216,11 @@ class StockKernel:
 
     async def _exit(self) -> None:
         """The cell asked for the kernel's end: some end by themselves, others wait for their frontend to end them."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXIT_GRACE_S):
-                await self._died.wait()
-                return
+        if self._dialect.ends_itself:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_LIMIT_S):
+                    await self._died.wait()
+                    return
         await self._kill("it was asked to end")
 
     async def _kill(self, reason: str) -> None:

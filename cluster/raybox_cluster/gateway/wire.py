@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, unquote
 
 from raybox_actors.errors import BadRequest
+from raybox_actors.isolation.policy import ADJUSTABLE
 from raybox_actors.network.rules import parse_request
 from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, ExecuteRequest, PublicState, SandboxInfo
 
@@ -33,6 +34,8 @@ TEMPLATES: Mapping[str, str] = {
 
 #: Metadata entry that says the same as the header Idempotency-Key.
 IDEMPOTENCY_METADATA = "raybox.idempotency_key"
+#: Metadata entries of this beginning say what a sandbox shall get of each of policy.ADJUSTABLE.
+RESOURCE_METADATA = "raybox."
 #: Of the contract's `network`: what a sandbox's rules are made of.
 EGRESS_FIELDS = ("allowOut", "denyOut", "dnsServers")
 
@@ -105,6 +108,7 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
         allow_internet_access=internet,
         network=network,
         idempotency_key=_idempotency_key(headers, metadata),
+        resources=_resources(metadata),
     )
 
 
@@ -146,6 +150,20 @@ def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | Non
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest(f"{name} must match [a-z0-9-]{{1,255}}")
     return key.decode("ascii")
+
+
+def _resources(metadata: Mapping[str, str]) -> dict[str, float]:
+    """What the creator wants of the pool's resources: metadata, because every client can send it. Whether the pool
+    gives that much, the sandbox's actor says."""
+    wanted: dict[str, float] = {}
+    for name in ADJUSTABLE:
+        text = metadata.get(RESOURCE_METADATA + name)
+        if text is None:
+            continue
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
+            raise BadRequest(f"metadata {RESOURCE_METADATA}{name} must be a positive number")
+        wanted[name] = float(text) if "." in text else int(text)
+    return wanted
 
 
 def parse_connect(body: bytes, *, version: int, max_timeout_s: float) -> float:

@@ -23,6 +23,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NoCapacity, RayboxError, SlotTaken
+from raybox_actors.isolation.policy import effective
 from raybox_actors.values import CreateRequest, PoolStatus, SandboxInfo, SlotDescription
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
@@ -169,7 +170,8 @@ class PoolManager:
             self._config.admission_wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id)
         )
         try:
-            use = Use(1, self._config.cpu_count, self._config.memory_mib)
+            limits = effective(self._config.limits(), None, request.resources)
+            use = Use(1, limits.cpu_count, limits.memory_mib)
             self._tell(ev.ClaimAsked(claim_id, request.owner, request.quota, use, request.idempotency_key))
             info = await future
             ready_at_s = time.monotonic()

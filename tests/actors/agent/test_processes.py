@@ -309,3 +309,17 @@ async def test_processes_end_with_the_agent_and_the_next_call_has_a_new_one(sand
     assert await sandbox.sh("pgrep -x sleep || echo none") == "none"
     assert sandbox.session._agent.pid not in (None, pid)
     assert await sandbox.agent.list_processes() == []
+
+
+async def test_of_many_inputs_none_is_lost(sandbox: Sandbox) -> None:
+    """Each is one operation whose end may arrive while its bytes are being written."""
+    async with sandbox.agent.start_process(ProcessSpec("/bin/cat")) as events:
+        started = await anext(events)
+        assert isinstance(started, ProcessStarted)
+        selector = ProcessSelector(pid=started.pid)
+        async with asyncio.timeout(60):
+            for number in range(1_000):
+                await sandbox.agent.send_input(selector, b"%d\n" % number, pty=False)
+            await sandbox.agent.close_stdin(selector)
+            output = b"".join([event.data async for event in events if isinstance(event, ProcessOutput)])
+    assert output == b"".join(b"%d\n" % number for number in range(1_000))

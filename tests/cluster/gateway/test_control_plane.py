@@ -413,3 +413,15 @@ async def test_a_creator_with_an_idempotency_key_may_come_back(gateway: Gateway)
     await gateway.client.get("/v2/sandboxes")
     assert len(gateway.backend.live) == 1
     assert gateway.backend.killed.empty()
+
+
+async def test_resources_are_asked_for_in_the_metadata(gateway: Gateway) -> None:
+    wishes = {"raybox.cpus": "0.5", "raybox.memory_mib": "256", "raybox.disk_mib": "64", "raybox.pids_max": "100"}
+    created = await gateway.client.post("/v2/sandboxes", json={**CREATE, "metadata": {"a": "b", **wishes}})
+    assert created.status_code == 201
+    wanted = gateway.backend.created[-1]
+    assert wanted.resources == {"cpus": 0.5, "memory_mib": 256, "disk_mib": 64, "pids_max": 100}
+    assert wanted.metadata == {"a": "b", **wishes}
+    for text in ("", "-1", "1e9", "much", "1" * 10, "\u0661"):
+        refused = await gateway.client.post("/v2/sandboxes", json={**CREATE, "metadata": {"raybox.memory_mib": text}})
+        assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), text
