@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from raybox_actors.errors import InternalError
+from raybox_actors.isolation.leaks import standing_pid_namespaces
 from raybox_actors.isolation.policy import FIRST_HOST_ID, FOLDERS, IDS_PER_SANDBOX, WallsPolicy
 from raybox_actors.isolation.walls import build_walls, bwrap_arguments
 from raybox_actors.session import SessionOptions
@@ -201,6 +202,15 @@ async def test_orphans_inside_are_reaped(driver: Driver) -> None:
     pid = await value(driver, "import subprocess as s; int(s.check_output('(sleep 0.01 & echo $!)', shell=True))")
     code = f"import os, time\nwhile os.path.exists('/proc/{pid}'): time.sleep(0.01)\n'gone'"
     assert (await driver.run(code, timeout_s=5)).result == "gone"
+
+
+async def test_walls_that_stand_are_known_by_their_pid_namespace(driver: Driver) -> None:
+    """Or the sweep of what dead sandboxes left would end what lives in them."""
+    namespace = namespace_of(driver.session._walls.first_pid)
+    assert inside(namespace)
+    assert namespace in standing_pid_namespaces()
+    await driver.session.close()
+    assert namespace not in standing_pid_namespaces()
 
 
 async def test_daemons_do_not_survive_the_end(session: OpenSession) -> None:

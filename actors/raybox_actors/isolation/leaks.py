@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybox_actors.isolation.cgroup import TOP, Cgroup, Hierarchy, existing, owner_of
-from raybox_actors.isolation.orphans import is_worker, sweep, wall_marks
+from raybox_actors.isolation.orphans import is_worker, parent_of, sweep, wall_marks
 from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_SLOTS_PER_NODE, SKELETONS
 
 KINDS = ("processes", "mounts", "folders", "cgroups", "sockets", "uids")
@@ -69,7 +69,7 @@ class LeakSweeper:
 
     def _uids(self) -> list[tuple[Leak, bool]]:
         """Processes with ids of sandboxes, in a cgroup of this pool, in no walls that stand."""
-        own, living = f"/{TOP}/{self._pool}/", _standing_pid_namespaces()
+        own, living = f"/{TOP}/{self._pool}/", standing_pid_namespaces()
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -119,15 +119,15 @@ class LeakSweeper:
                     path.unlink()
 
 
-def _standing_pid_namespaces() -> set[int]:
-    """Of all walls on this machine, whatever their pool: the namespace that their first process is in."""
+def standing_pid_namespaces() -> set[int]:
+    """Of all walls on this machine, whatever their pool: those that the children of their outer process are in."""
+    outer = wall_marks()
     found = set()
-    for pid in wall_marks():
-        with contextlib.suppress(OSError):
-            found.add(Path(f"/proc/{pid}/ns/pid_for_children").stat().st_ino)
-            found.add(Path(f"/proc/{pid}/ns/pid").stat().st_ino)
-    own = Path("/proc/self/ns/pid").stat().st_ino
-    return found - {own}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and parent_of(int(entry.name)) in outer:
+            with contextlib.suppress(OSError):
+                found.add((entry / "ns/pid").stat().st_ino)
+    return found - {Path("/proc/self/ns/pid").stat().st_ino}
 
 
 def _kill_sandboxed(pid: int) -> None:

@@ -32,7 +32,8 @@ def _command_line(pid: int) -> list[str]:
         return []
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """0 for a process that is gone."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
@@ -57,7 +58,7 @@ def find_orphans(mark_prefix: str, zygote_address: str, own_zygote: int | None) 
         Orphan(pid, f"walls {mark}", tuple(_command_line(pid)))
         for pid, mark in marks.items()
         # Its parent is the actor's process or, for bubblewrap's own child, bubblewrap.
-        if mark.startswith(mark_prefix) and _parent(pid) not in marks and not is_worker(_parent(pid))
+        if mark.startswith(mark_prefix) and parent_of(pid) not in marks and not is_worker(parent_of(pid))
     ]
     for pid in _pids():
         if pid != own_zygote:
@@ -124,7 +125,7 @@ def reap_sandboxed() -> int:
     reaped = 0
     own = os.getpid()
     for pid in _pids():
-        if _parent(pid) == own and _namespace_depth(pid) > 1:
+        if parent_of(pid) == own and _namespace_depth(pid) > 1:
             with contextlib.suppress(ChildProcessError):
                 reaped += os.waitpid(pid, os.WNOHANG)[0] == pid
     return reaped
