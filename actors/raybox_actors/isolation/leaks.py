@@ -62,9 +62,9 @@ class LeakSweeper:
         for group in existing(self._hierarchy, self._pool):
             owner = owner_of(group.name)
             slot_and_epoch = group.name.rpartition("-")[0].replace("-", ":")
-            alive = is_worker(owner)
-            if not alive or f"{self._pool}:{slot_and_epoch}" not in standing:
-                found.append((Leak("cgroups", group.name), not alive))
+            gone = not Path(f"/proc/{owner}").exists()
+            if gone or not is_worker(owner) or f"{self._pool}:{slot_and_epoch}" not in standing:
+                found.append((Leak("cgroups", group.name), gone))
         return found
 
     def _uids(self) -> list[tuple[Leak, bool]]:

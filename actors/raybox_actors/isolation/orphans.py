@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raybox_actors.isolation.walls import MARK
 
 PR_SET_CHILD_SUBREAPER = 36
+#: Between two looks at what is about to be killed.
+CONFIRM_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,16 @@ def is_worker(pid: int) -> bool:
 
 
 def sweep(mark_prefix: str, zygote_address: str, own_zygote: int | None) -> list[Orphan]:
-    """Kill what `find_orphans` finds; returns what was killed. Idempotent."""
-    return [orphan for orphan in find_orphans(mark_prefix, zygote_address, own_zygote) if _kill(orphan)]
+    """Kill what `find_orphans` finds twice; returns what was killed. Idempotent. Blocks for a moment if there is any.
+
+    Twice, because /proc is not read at one instant: what is being made or ended may look like an orphan once.
+    """
+    found = find_orphans(mark_prefix, zygote_address, own_zygote)
+    if not found:
+        return []
+    time.sleep(CONFIRM_S)
+    again = find_orphans(mark_prefix, zygote_address, own_zygote)
+    return [orphan for orphan in found if orphan in again and _kill(orphan)]
 
 
 def _kill(orphan: Orphan) -> bool:
