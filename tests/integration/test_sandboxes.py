@@ -53,6 +53,13 @@ def test_list_filters_and_pages(client: Any, create: Callable[..., Any]) -> None
     assert [one.sandbox_id for one in (*first, *rest)] == list(reversed(made))
 
 
+def test_a_sandbox_is_listed_as_soon_as_it_is_there(client: Any, create: Callable[..., Any]) -> None:
+    for _ in range(30):
+        sandbox = create()
+        assert sandbox.sandbox_id in [one.sandbox_id for one in client.list().next_items()]
+        sandbox.kill()
+
+
 def test_after_a_kill_the_slot_serves_somebody_else(create: Callable[..., Any], running_pool: RunningPool) -> None:
     """Stale ids stay dead, and no state passes from one sandbox to the next."""
     stale = []

@@ -48,6 +48,7 @@ HINTS_TRIED: Final = 2
 #: A warm slot answers in milliseconds; one that was recycled since may have to build its walls.
 CLAIM_TIMEOUT_S: Final = 10.0
 LOOK_TIMEOUT_S: Final = 2.0
+TELL_TIMEOUT_S: Final = 2.0
 
 
 class RayBackend:
@@ -62,6 +63,8 @@ class RayBackend:
         #: By sandbox id, the least lately used first.
         self._endpoints: OrderedDict[str, AgentEndpoint] = OrderedDict()
         self._node_id = ""
+        #: What the manager was told and has not acknowledged.
+        self._told: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> RayBackend:
         """Begin to look for warm sandboxes, so that the first create is as fast as any; returns itself at once. Without
@@ -95,6 +98,8 @@ class RayBackend:
         return cast(SandboxInfo, await self._call("info", sandbox_id))
 
     async def sandboxes(self) -> list[SandboxInfo]:
+        if self._told:  # Ray may run calls of an asyncio actor in another order than they were made in
+            await asyncio.wait(set(self._told))
         return cast("list[SandboxInfo]", await self._ask_manager(lambda manager: manager.sandboxes.remote()))
 
     async def kill(self, sandbox_id: str) -> None:
@@ -233,10 +238,17 @@ class RayBackend:
         return True
 
     def _tell_manager(self, method: str, *arguments: object) -> None:
-        """Without waiting; in order with what this process asks later. It may get lost: the actors speak too."""
+        """Without waiting. It may get lost: the actors speak too."""
         # Hints come from the manager, so there is a handle, unless it has just died.
         if (manager := self._handles.get(manager_name(self._config))) is not None:
-            getattr(manager, method).remote(*arguments)
+            call = asyncio.ensure_future(answer(getattr(manager, method).remote(*arguments), TELL_TIMEOUT_S))
+            self._told.add(call)
+            call.add_done_callback(self._was_told)
+
+    def _was_told(self, call: asyncio.Future[Any]) -> None:
+        self._told.discard(call)
+        if not call.cancelled():
+            call.exception()  # retrieved: it may get lost
 
     async def _call(self, method: str, sandbox_id: str, *arguments: object) -> Any:
         """One call of the sandbox's actor; never repeated. InternalError, which is retryable, if it is not known

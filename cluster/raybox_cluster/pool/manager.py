@@ -123,8 +123,7 @@ class PoolManager:
         return [sandbox_actor_name(self._config, key.node_id, key.slot) for key in self._state.free_slots(limit)]
 
     async def claimed(self, info: SandboxInfo) -> None:
-        """Called by a gateway that claimed a sandbox directly and does not wait for this: what it asks here next shows
-        the sandbox."""
+        """Called by a gateway that claimed a sandbox directly; whoever asks here after this returned is shown it."""
         await self._recovered.wait()
         if (parts := ids.parse(info.sandbox_id)) is not None:
             self._tell(ev.ClaimedDirectly(SlotKey(info.node_id, parts.slot), info))

@@ -73,9 +73,10 @@ async def run_code_callbacks(c: Client) -> None:
             on_error=lambda error: seen.append(("error", error.name)),
         )
     )
-    same(sorted(seen[:2]), [("stderr", "2\n"), ("stdout", "1\n")])
-    same(seen[2:], [("result", "3"), ("error", "ZeroDivisionError")])
-    same((execution.logs.stdout, execution.logs.stderr), (["1\n"], ["2\n"]))
+    said = {kind: "".join(str(text) for name, text in seen if name == kind) for kind in ("stdout", "stderr")}
+    same(said, {"stdout": "1\n", "stderr": "2\n"})
+    same(seen[-2:], [("result", "3"), ("error", "ZeroDivisionError")])
+    same(("".join(execution.logs.stdout), "".join(execution.logs.stderr)), ("1\n", "2\n"))
 
 
 @program
