@@ -100,3 +100,9 @@ class SlotTaken(RayboxError):
 
     kind = "capacity"
     retryable = True
+
+
+class NodeFallsShort(InternalError):
+    """Between node agent and pool manager: the node must not host sandboxes of a pool that requires so much."""
+
+    retryable = False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from raybox_actors.agent.helpers import write_helpers
 from raybox_actors.config import LanguageKernel, NodeFacts, PoolConfig
-from raybox_actors.errors import InternalError
+from raybox_actors.errors import InternalError, NodeFallsShort
 from raybox_actors.isolation.capabilities import judge, refusal, shortfalls
 from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_actors.isolation.layers import layers_failure
@@ -40,10 +40,6 @@ REAP_INTERVAL_S = 0.5
 #: A zygote that dies at once, again and again, is tried this many times before `start` and `facts` report it.
 RESTART_LIMIT = 5
 RETRY_DELAY_S = 0.5
-
-
-class NodeFallsShort(InternalError):
-    """This node must not host sandboxes of this pool."""
 
 
 def require_node(config: PoolConfig) -> None:

@@ -29,6 +29,7 @@ STATUS: dict[type[RayboxError], int] = {
     errors.SlotTaken: 503,
     errors.LimitReached: 429,
     errors.InternalError: 500,
+    errors.NodeFallsShort: 500,
 }
 
 #: Retry-After of capacity errors that do not say it themselves.
