@@ -45,6 +45,10 @@ class _Line:
     def is_level(self) -> bool:
         return len(self.along) == 2 and bool(self.along[0] == self.along[1])
 
+    def lies_at(self, position: float) -> bool:
+        """Whether it is level, and of the box there: a whisker of no length is level, too, but its box may be another."""
+        return self.is_level and bool(self.across.min() <= position <= self.across.max())
+
     def are_markers_at(self, position: float) -> bool:
         """Whether it is markers without a line, all of them there; also if there are none."""
         return not self.has_line and bool((self.across == position).all())
@@ -97,10 +101,11 @@ def _box_at(
         return at, None, None
     # Caps are there, or not: both at the ends of the whiskers, and one more line for the median after them.
     caps = [
-        cap.is_level and cap.along[0] == edge for cap, edge in zip(read[at + 2 : at + 4], (low, high), strict=False)
+        cap.lies_at(position) and cap.along[0] == edge
+        for cap, edge in zip(read[at + 2 : at + 4], (low, high), strict=False)
     ]
     after_caps = (at + 4, at + 2) if caps == [True, True] else (at + 2,)
-    medians = (end for end in after_caps if end < len(read) and read[end].is_level)
+    medians = (end for end in after_caps if end < len(read) and read[end].lies_at(position))
     end = next((end for end in medians if first <= read[end].along[0] <= third), -1)
     if end < 0:
         return at, None, None

@@ -67,7 +67,7 @@ def test_a_creator_may_ask_for_less_and_not_for_more(running_pool: RunningPool) 
         assert error is not None
         assert error.name == "OutOfMemory"
     for more in ({"raybox.memory_mib": "1000000"}, {"raybox.cpus": "1000"}):
-        with pytest.raises(raybox.RateLimitException):
+        with pytest.raises(raybox.LimitException):
             raybox.Sandbox.create(timeout=60, metadata=more)
     with pytest.raises(raybox.InvalidArgumentException):
         raybox.Sandbox.create(timeout=60, metadata={"raybox.memory_mib": "1"})
