@@ -46,7 +46,7 @@ class _Line:
         return len(self.along) == 2 and bool(self.along[0] == self.along[1])
 
     def lies_at(self, position: float) -> bool:
-        """Whether it is level, and of the box there: a whisker of no length is level, too, but its box may be another."""
+        """Whether it is level, and of the box there; a whisker of no length is level, too, and may be another box's."""
         return self.is_level and bool(self.across.min() <= position <= self.across.max())
 
     def are_markers_at(self, position: float) -> bool:
