@@ -18,6 +18,7 @@ class OutputLimits:
     """Bounds of one execution's output, and how it is coalesced."""
 
     coalesce_s: float = 0.004  #: text waits this long for more of itself
+    partial_line_s: float = 0.05  #: and this long again for the rest of a line: `print(1)` is two writes, and one event
     coalesce_bytes: int = 32 * 1024  #: or until there is this much
     batch_bytes: int = 96 * 1024  #: of one answer to a poll; below what Ray sends inline. One line may be longer.
     unread_bytes: int = 2 * 1024 * 1024  #: more than this not yet read by the observer pauses the kernel
@@ -57,6 +58,7 @@ class Execution:
         self._text: list[str] = []
         self._text_name = ""
         self._text_chars = 0
+        self._awaits_line = False  #: the timer runs for the rest of a line
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._full = False
@@ -193,7 +195,7 @@ class Execution:
             self._text_name = name
         self._text.append(text)
         self._text_chars += len(text)
-        if self._text_chars >= self.limits.coalesce_bytes:
+        if self._text_chars >= self.limits.coalesce_bytes or (self._awaits_line and text.endswith("\n")):
             self._flush_text()
             self._wake()
         else:
@@ -223,6 +225,7 @@ class Execution:
         return detached and not self.observers and self._loop.time() >= self.observed_at_s + self.limits.abandoned_s
 
     def _flush_text(self) -> None:
+        self._awaits_line = False
         if self._text:
             text = "".join(self._text)
             self._text.clear()
@@ -284,6 +287,10 @@ class Execution:
 
     def _time_is_up(self) -> None:
         self._timer = None
+        if self._text and not self._text[-1].endswith("\n") and not self._awaits_line:
+            self._awaits_line = True
+            self._timer = self._loop.call_later(self.limits.partial_line_s, self._time_is_up)
+            return
         self._flush_text()
         self._wake()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_text_is_coalesced_until_the_time_or_the_size_is_reached() -> None:
     async def work(loop: FakeLoop) -> None:
         execution = Execution(request(), small(coalesce_s=1.0, batch_bytes=1 << 20), loop)
         for _ in range(10):
-            execution.add(Output("stdout", "ab"))
+            execution.add(Output("stdout", "a\n"))
         before = loop.time()
         batch = await execution.wait(0, 60)
         assert batch.count == 1
@@ -188,6 +189,23 @@ def test_text_is_coalesced_until_the_time_or_the_size_is_reached() -> None:
         execution.finish()
         kinds = [line.split(b'"')[3] for line in execution.batch(2).lines.splitlines()]
         assert kinds == [b"stdout", b"stderr", b"end_of_execution"]
+
+    on_fake_loop(work)
+
+
+def test_a_piece_of_a_line_waits_longer_for_the_rest_of_it_and_no_longer_than_that() -> None:
+    async def work(loop: FakeLoop) -> None:
+        execution = Execution(request(), small(coalesce_s=1.0, partial_line_s=10.0, coalesce_bytes=1000), loop)
+        before = loop.time()
+        execution.add(Output("stdout", "1"))
+        loop.call_later(5.0, execution.add, Output("stdout", "\n"))
+        assert json.loads((await execution.wait(0, 60)).lines)["text"] == "1\n"
+        assert loop.time() - before == pytest.approx(5.0)
+        execution.add(Output("stdout", "> "))
+        began = loop.time()
+        assert json.loads((await execution.wait(1, 60)).lines)["text"] == "> "
+        assert 10.0 <= loop.time() - began <= 1.0 + 10.0 + 10.0
+        execution.finish()
 
     on_fake_loop(work)
 
