@@ -69,6 +69,7 @@ class Process:
         self.end: dict[str, Any] | None = None  #: once it exited
         self.over = False  #: and its output has ended, too
         self.paused = False
+        self.killed = False
         self.stall: asyncio.TimerHandle | None = None
         self.limit: asyncio.TimerHandle | None = None
         child = spawn(spec)
@@ -165,8 +166,11 @@ class Process:
         self.stdin = self.terminal = None
 
     def signal(self, number: int) -> None:
-        """Raises ProcessLookupError."""
+        """Raises ProcessLookupError, for one that was killed before also when its end has not been noticed yet."""
         if number == signal.SIGKILL:
+            if self.killed:
+                raise ProcessLookupError
+            self.killed = True
             os.killpg(self.pid, number)
         elif self.end is not None:
             raise ProcessLookupError

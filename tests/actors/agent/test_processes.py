@@ -323,3 +323,15 @@ async def test_of_many_inputs_none_is_lost(sandbox: Sandbox) -> None:
             await sandbox.agent.close_stdin(selector)
             output = b"".join([event.data async for event in events if isinstance(event, ProcessOutput)])
     assert output == b"".join(b"%d\n" % number for number in range(1_000))
+
+
+async def test_what_was_killed_cannot_be_killed_again(sandbox: Sandbox) -> None:
+    for _ in range(20):
+        async with sandbox.agent.start_process(ProcessSpec("/bin/sleep", ("60",))) as events:
+            started = await anext(events)
+            assert isinstance(started, ProcessStarted)
+            selector = ProcessSelector(pid=started.pid)
+            await sandbox.agent.signal_process(selector, signal.SIGKILL)
+            with pytest.raises(AgentError) as raised:
+                await sandbox.agent.signal_process(selector, signal.SIGKILL)
+            assert raised.value.code == "not_found"
