@@ -85,7 +85,7 @@ class EgressHost:
         """A UDP socket of the outer namespace."""
         if self.options.outer_namespace is None:
             return _udp_socket()
-        return await netlink.in_namespace(self.birthplace.outer, _udp_socket)
+        return await netlink.in_namespace(self.birthplace.outer, _udp_socket, socket.socket.close)
 
     def close(self) -> None:
         """Release what `attach` made for all. Sandboxes that are attached keep their network. Idempotent."""
@@ -119,7 +119,7 @@ class Egress:
                 group.create_task(self._plug_in())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        sockets = await self._inside(listening_sockets)
+        sockets = await netlink.in_namespace(self._namespace, listening_sockets, _close_all)
         servers = self._host.options.dns or node_servers()
         self._resolver = Resolver(sockets, servers, self._policy, self._host.open_socket, self._grant)
         await self._inside(_configure)  # the rules are there
@@ -182,6 +182,11 @@ class Egress:
         if self._namespace >= 0:
             os.close(self._namespace)
             self._namespace = -1
+
+
+def _close_all(sockets: tuple[socket.socket, ...]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 def _udp_socket() -> socket.socket:

@@ -44,10 +44,13 @@ NFT_LIMIT_S = 10.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def in_namespace(namespace: int, work: Callable[[], Result]) -> Result:
+async def in_namespace(
+    namespace: int, work: Callable[[], Result], discard: Callable[[Result], object] = lambda _result: None
+) -> Result:
     """`work()` on a thread of its own inside the network namespace of this descriptor; raises what it raises.
 
-    Cancellation does not stop `work`; nobody waits for it then. It must not start what shall live longer than it.
+    Cancellation does not stop `work`; nobody waits for it then, and `discard` gets what it returned, if that is to be
+    released. It must not start what shall live longer than it.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
@@ -55,8 +58,9 @@ async def in_namespace(namespace: int, work: Callable[[], Result]) -> Result:
 
     def settle(result: Result | None, error: BaseException | None) -> None:
         if future.done():
-            return
-        if error is not None:
+            if error is None:
+                discard(result)  # type: ignore[arg-type]
+        elif error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)  # type: ignore[arg-type]
@@ -74,7 +78,12 @@ async def in_namespace(namespace: int, work: Callable[[], Result]) -> Result:
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=run, name="network-namespace", daemon=True).start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            discard(future.result())
+        raise
 
 
 def enter(namespace: int) -> None:
