@@ -8,6 +8,7 @@ RayboxError
  +-- NoCapacity        capacity       the pool is full; `retry_after_s` says when to ask again
  +-- LimitReached      limit          a named bound of the sandbox was crossed
  +-- InternalError     internal       ours; please report
+      +-- NodeFallsShort              between node agent and manager: the node lacks what the pool requires
 
 What user code raises is data (`error` events), never one of these. `should_mask_sample` is true where a rollout must
 not be scored because the fault was not the policy's.

@@ -32,7 +32,7 @@ class CreateRequest:
     quota: Quota | None = None  #: of that key; with one, only the pool manager may find the slot
     secure: bool = True  #: issue an envd access token (v1 clients may decline)
     allow_public_traffic: bool = True
-    allow_internet_access: bool = True  #: as asked; the walls have no network yet
+    allow_internet_access: bool = True  #: as asked; a pool without a network gives none
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
