@@ -34,6 +34,9 @@ TEMPLATES: Mapping[str, str] = {
 
 #: Metadata entry that says the same as the header Idempotency-Key.
 IDEMPOTENCY_METADATA = "raybox.idempotency_key"
+#: The header, and the metadata entry that says the same, for how long a create may wait for a sandbox.
+WAIT_HEADER = "X-Raybox-Wait-Seconds"
+WAIT_METADATA = "raybox.wait_s"
 #: Metadata entries of this beginning say what a sandbox shall get of each of policy.ADJUSTABLE.
 RESOURCE_METADATA = "raybox."
 #: Of the contract's `network`: what a sandbox's rules are made of.
@@ -49,6 +52,7 @@ MAX_PATH_CHARS = 4096
 MAX_PAGE = 100
 MAX_REFRESH_S = 3600
 MAX_EXECUTION_TIMEOUT_S = 86_400.0
+MAX_WAIT_S = 600.0
 
 DEFAULT_TIMEOUT_V1_S = 15
 DEFAULT_TIMEOUT_V2_S = 300
@@ -70,10 +74,25 @@ _MICROSECOND = timedelta(microseconds=1)
 # --- create, connect, timeouts ---------------------------------------------------------------------------------------
 
 
-def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float) -> CreateRequest:
+def parse_create(
+    body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float, max_wait_s: float = MAX_WAIT_S
+) -> CreateRequest:
     """`version` 1 or 2 of the route. Also raises TemplateNotFound. Unknown fields are ignored, so that newer clients
     work; known ones that the pool cannot honour are refused."""
     fields = f.json_object(body)
+    return create_of(fields, headers, key=key, version=version, max_timeout_s=max_timeout_s, max_wait_s=max_wait_s)
+
+
+def create_of(
+    fields: f.Json,
+    headers: Headers,
+    *,
+    key: ApiKey,
+    version: int,
+    max_timeout_s: float,
+    max_wait_s: float = MAX_WAIT_S,
+) -> CreateRequest:
+    """The same, of a body that has been read."""
     template = f.text(fields, "templateID", MAX_NAME_CHARS)
     if not template:
         raise BadRequest("templateID is required")
@@ -103,6 +122,8 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
         env_vars=f.environment(fields, "envVars"),
         owner=key.name,
         quota=key.quota,
+        weight=key.weight,
+        wait_s=_wait(headers, metadata, max_wait_s),
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=internet,
@@ -150,6 +171,19 @@ def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | Non
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest(f"{name} must match [a-z0-9-]{{1,255}}")
     return key.decode("ascii")
+
+
+def _wait(headers: Headers, metadata: Mapping[str, str], max_wait_s: float) -> float | None:
+    """How long the create may wait for a sandbox: the header, or else the metadata entry."""
+    header = headers.get(WAIT_HEADER.lower().encode())
+    name, text = f"metadata {WAIT_METADATA}", metadata.get(WAIT_METADATA)
+    if header is not None:
+        name, text = WAIT_HEADER, header.decode("latin-1")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or float(text) > max_wait_s:
+        raise BadRequest(f"{name} must be a number of seconds from 0 to {max_wait_s:g}")
+    return float(text)
 
 
 def _resources(metadata: Mapping[str, str]) -> dict[str, float]:
