@@ -8,6 +8,7 @@ are answered however many executions wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import ActorDiedError, RayError
 
 from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.isolation.cgroup import this_machine
-from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, layers_of
+from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, host_slot, layers_of
 from raybox_actors.kernels.identity import Identity
 from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
@@ -87,6 +89,7 @@ class SandboxActor:
 
     def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
         self._config, self._node_id, self._slot = config, node_id, slot
+        self._host_slot = host_slot(node_id, slot)
         self._name = sandbox_actor_name(config, node_id, slot)
         self._life = Lifecycle()
         self._sequence = 0
@@ -98,7 +101,7 @@ class SandboxActor:
         self._session: Session | None = None
         self._egress: EgressHost | None = None
         if config.network == "egress":
-            self._egress = EgressHost(slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
+            self._egress = EgressHost(self._host_slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -106,7 +109,7 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
-        self._identity = Identity(slot)
+        self._identity = Identity(self._host_slot)
         self._cgroups = this_machine()
         self._manager: Any = None
         self._log = LifeLog()
@@ -480,11 +483,11 @@ class SandboxActor:
             limits=self._limits({}),
             read_only=facts.read_only,
             layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
-            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            mark=f"{config.name}:{self._host_slot}:{self._life.epoch}",
             boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
-            slot=self._slot,
+            slot=self._host_slot,
             zygote_address=facts.zygote_address,
             python=facts.python,
             skeleton=Path(facts.skeleton),
@@ -523,7 +526,17 @@ class SandboxActor:
 
     def _send_notice(self) -> None:
         self._notice = None
-        self._manager.slot_changed.remote(self._describe())
+        self._spawn(self._tell_manager())
+
+    async def _tell_manager(self) -> None:
+        try:
+            await self._manager.slot_changed.remote(self._describe())
+        except ActorDiedError:  # replaced by another, for one that Ray restarts keeps its handle
+            with contextlib.suppress(ValueError):  # not there yet; it will ask
+                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                self._manager.slot_changed.remote(self._describe())
+        except RayError as error:
+            logger.info("slot %d could not tell its manager: %r", self._slot, error)
 
     def _watch_busy(self) -> None:
         """The pool refills more slowly while cells run; it hears of those that take their time, now and then."""
