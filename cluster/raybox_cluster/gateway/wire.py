@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal, cast, get_args
 from urllib.parse import parse_qsl, unquote
 
 from raybox_actors.errors import BadRequest
+from raybox_actors.executions import OWN_ID_PREFIX
 from raybox_actors.isolation.policy import ADJUSTABLE
 from raybox_actors.network.rules import parse_request
 from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, ExecuteRequest, PublicState, SandboxInfo
@@ -49,6 +51,7 @@ MAX_PATH_CHARS = 4096
 MAX_PAGE = 100
 MAX_REFRESH_S = 3600
 MAX_EXECUTION_TIMEOUT_S = 86_400.0
+MAX_EVENT_DIGITS = 15
 
 DEFAULT_TIMEOUT_V1_S = 15
 DEFAULT_TIMEOUT_V2_S = 300
@@ -58,6 +61,9 @@ DEFAULT_REFRESH_S = 15
 INTERPRETER_HEALTH = b'"OK"'
 #: One event that says nothing. It makes a dead client noticed and keeps proxies from closing the stream.
 KEEPALIVE_LINE = b'{"type":"keepalive"}\n'
+
+#: Who leaves an execution interrupts it, or lets it be interrupted when nobody has observed it for a while, or neither.
+OnDisconnect = Literal["interrupt", "wait", "continue"]
 
 _IDEMPOTENCY_KEY = re.compile(rb"[a-z0-9-]{1,255}")
 _EXECUTION_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -406,6 +412,7 @@ def _position(info: SandboxInfo) -> tuple[int, str]:
 
 def parse_execute(body: bytes, headers: Headers, new_execution_id: str) -> ExecuteRequest:
     """`new_execution_id` is used unless the caller chose one (`X-Raybox-Execution-Id`)."""
+    on_disconnect = parse_on_disconnect(headers)
     fields = f.json_object(body)
     code = f.text(fields, "code", MAX_EXECUTE_BODY_BYTES)
     if code is None:
@@ -417,6 +424,8 @@ def parse_execute(body: bytes, headers: Headers, new_execution_id: str) -> Execu
     chosen = headers.get(b"x-raybox-execution-id")
     if chosen is not None and not _EXECUTION_ID.fullmatch(chosen):
         raise BadRequest("X-Raybox-Execution-Id must match [A-Za-z0-9_-]{1,64}")
+    if chosen is not None and chosen.startswith(OWN_ID_PREFIX.encode()):
+        raise BadRequest(f"X-Raybox-Execution-Id: ids that begin with {OWN_ID_PREFIX} are the server's own")
     return ExecuteRequest(
         execution_id=new_execution_id if chosen is None else chosen.decode("ascii"),
         code=code,
@@ -424,7 +433,34 @@ def parse_execute(body: bytes, headers: Headers, new_execution_id: str) -> Execu
         context_id=context_id,
         env_vars=f.environment(fields, "env_vars"),
         timeout_s=_execution_timeout(headers.get(b"x-raybox-timeout-seconds")),
+        interrupt_if_unobserved=on_disconnect != "continue",
+        from_event=_event_number("X-Raybox-From-Event", headers.get(b"x-raybox-from-event", b"0").decode("latin-1")),
     )
+
+
+def parse_on_disconnect(headers: Headers) -> OnDisconnect:
+    """What becomes of the cell when its client leaves."""
+    chosen = headers.get(b"x-raybox-on-disconnect", b"interrupt")
+    for known in get_args(OnDisconnect):
+        if chosen == known.encode():
+            return cast(OnDisconnect, known)
+    raise BadRequest(f"X-Raybox-On-Disconnect must be one of {', '.join(get_args(OnDisconnect))}")
+
+
+def parse_events(query_string: bytes) -> int:
+    """The number of the first event that is wanted."""
+    return _event_number("from", dict(_query(query_string)).get("from", "0"))
+
+
+def _event_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_EVENT_DIGITS):
+        raise BadRequest(f"{name} must be the number of an event: at most {MAX_EVENT_DIGITS} digits")
+    return int(text)
+
+
+def is_execution_id(text: str) -> bool:
+    """Whether any execution could have this id."""
+    return _EXECUTION_ID.fullmatch(text.encode()) is not None
 
 
 def _execution_timeout(header: bytes | None) -> float | None:
