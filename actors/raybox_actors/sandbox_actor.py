@@ -8,6 +8,7 @@ are answered however many executions wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import ActorDiedError, RayError
 
 from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
@@ -523,7 +525,17 @@ class SandboxActor:
 
     def _send_notice(self) -> None:
         self._notice = None
-        self._manager.slot_changed.remote(self._describe())
+        self._spawn(self._tell_manager())
+
+    async def _tell_manager(self) -> None:
+        try:
+            await self._manager.slot_changed.remote(self._describe())
+        except ActorDiedError:  # replaced by another, for one that Ray restarts keeps its handle
+            with contextlib.suppress(ValueError):  # not there yet; it will ask
+                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                self._manager.slot_changed.remote(self._describe())
+        except RayError as error:
+            logger.info("slot %d could not tell its manager: %r", self._slot, error)
 
     def _watch_busy(self) -> None:
         """The pool refills more slowly while cells run; it hears of those that take their time, now and then."""

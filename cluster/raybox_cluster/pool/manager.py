@@ -98,6 +98,10 @@ class PoolManager:
             raise BadRequest(f"a pool {config.name} with other settings is already running")
         await self._recovered.wait()
 
+    async def config(self) -> PoolConfig:
+        """What it was started with; for whoever wants to know whether this is the pool they have in mind."""
+        return self._config
+
     async def claim(self, request: CreateRequest) -> SandboxInfo:
         """A sandbox for the caller, once it answers. The same idempotency key of the same owner returns the same one.
 
