@@ -16,6 +16,13 @@ from collections.abc import Coroutine
 from starlette.responses import Response
 
 from raybox_actors.errors import NotFound, RayboxError
+from raybox_actors.execute_request import (
+    MAX_EXECUTE_BODY_BYTES,
+    event_number,
+    is_execution_id,
+    parse_execute,
+    parse_on_disconnect,
+)
 from raybox_actors.executions import new_execution_id
 from raybox_actors.values import EventBatch
 
@@ -31,15 +38,9 @@ from .asgi import (
     wait_until_gone,
 )
 from .backend import Backend
+from .metrics import query_of
 from .routes_envd import require_running
-from .wire import (
-    KEEPALIVE_LINE,
-    MAX_EXECUTE_BODY_BYTES,
-    is_execution_id,
-    parse_events,
-    parse_execute,
-    parse_on_disconnect,
-)
+from .wire import KEEPALIVE_LINE
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,8 @@ class Executions:
         """/executions/{id}/events?from=N, /executions/{id}/interrupt. Raises as `execute` does."""
         match scope["path"].split("/")[2:], scope["method"]:
             case [execution_id, "events"], "GET":
-                await self._events(
-                    sandbox_id, _checked(execution_id), parse_events(scope["query_string"]), receive, send
-                )
+                first = event_number("from", query_of(scope["query_string"]).get("from", "0"))
+                await self._events(sandbox_id, _checked(execution_id), first, receive, send)
                 return
             case [execution_id, "interrupt"], "POST":
                 await self._backend.interrupt(sandbox_id, _checked(execution_id))
