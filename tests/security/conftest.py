@@ -24,7 +24,7 @@ from raybox_cluster import cli_processes
 from raybox_cluster.cli_processes import Process
 from tests.actors.conftest import base_options, no_leaks, run_folder, session, template, zygote
 from tests.actors.driving import Driver
-from tests.support.components import processes_inside, walls_of
+from tests.support.components import host_slot_of, processes_inside, walls_of
 from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
 
@@ -78,11 +78,16 @@ class Attacker:
             return error.exit_code, error.stdout
         return done.exit_code, done.stdout
 
-    @property
+    @cached_property
     def slot(self) -> int:
+        """By which the host knows the sandbox."""
+        return host_slot_of(self.sandbox.sandbox_id)
+
+    @cached_property
+    def epoch(self) -> int:
         address = ids.parse(self.sandbox.sandbox_id)
         assert address is not None
-        return address.slot
+        return address.epoch
 
     @cached_property
     def walls(self) -> int:
@@ -97,14 +102,10 @@ class Attacker:
     @cached_property
     def group(self) -> Cgroup:
         """Of the sandbox; asked for where the machine has cgroups only."""
-        address, hierarchy = ids.parse(self.sandbox.sandbox_id), this_machine()
-        assert address is not None
+        hierarchy = this_machine()
         assert hierarchy is not None
-        (found,) = (
-            group
-            for group in existing(hierarchy, self.pool.name)
-            if group.name.startswith(f"{address.slot}-{address.epoch}-")
-        )
+        of_the_pool = existing(hierarchy, self.pool.name)
+        (found,) = (group for group in of_the_pool if group.name.startswith(f"{self.slot}-{self.epoch}-"))
         return found
 
     def note(self) -> None:
@@ -114,9 +115,7 @@ class Attacker:
 
     def left(self) -> list[object]:
         """What was noted and is still there."""
-        address = ids.parse(self.sandbox.sandbox_id)
-        assert address is not None
-        mark = f"{self.pool.name}:{address.slot}:{address.epoch}"
+        mark = f"{self.pool.name}:{self.slot}:{self.epoch}"
         found: list[object] = [pid for pid, of in wall_marks().items() if of == mark]
         if this_machine() is not None:
             found += [folder for folder in self.group.folders.values() if folder.exists()]

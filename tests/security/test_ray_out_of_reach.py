@@ -193,7 +193,7 @@ def test_unix_sockets(name: str, session: Path, inside: Inside) -> None:
 
 
 def test_sockets_of_the_node_agent(running_pool: RunningPool, inside: Inside) -> None:
-    paths = list(Path(f"/run/raybox/{running_pool.name}").glob("*.sock"))
+    paths = list(Path(f"/run/raybox/{running_pool.name}").rglob("*.sock"))
     assert paths
     for path in paths:
         assert stat.S_ISSOCK(path.stat().st_mode)
