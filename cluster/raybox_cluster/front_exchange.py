@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
@@ -18,8 +19,16 @@ PIECE_BYTES: Final = 96 * 1024
 #: The application waits while so much of its answer is not yet read.
 UNREAD_BYTES: Final = 2 * PIECE_BYTES
 
+#: An exchange that nobody has asked about for so long has lost its caller. Callers that live say so every 5 s.
+IDLE_S: Final = 20.0
+#: The longest that one call waits; then it answers with nothing, and its caller asks again.
+WAIT_MOST_S: Final = 30.0
+
 #: `open`: there is more to come, or may be. `ended`: this was all. `broken`: it stopped before its end.
 Stage = Literal["open", "ended", "broken"]
+
+
+_running: set[asyncio.Task[None]] = set()
 
 
 class Part(NamedTuple):
@@ -29,6 +38,10 @@ class Part(NamedTuple):
     headers: list[tuple[str, str]]
     data: bytes
     stage: Stage
+
+    def plain(self) -> tuple[int, list[tuple[str, str]], bytes, str]:
+        """The same without this class."""
+        return self.status, self.headers, self.data, self.stage
 
 
 class Exchange:
@@ -53,6 +66,8 @@ class Exchange:
         self._stage: Stage = "open"
         self._changed = asyncio.Event()
         self._task = loop.create_task(self._run(app, _scope(method, target, headers)))
+        _running.add(self._task)  # the application may have something to do after the end of its answer
+        self._task.add_done_callback(_running.discard)
 
     @property
     def idle_since_s(self) -> float:
@@ -81,7 +96,7 @@ class Exchange:
             return self._take()
 
     def touch(self) -> None:
-        """Somebody is still there."""
+        """Its caller is still there."""
         self.touched_s = self._loop.time()
 
     def abandon(self) -> None:
@@ -92,11 +107,6 @@ class Exchange:
             self._unread_bytes = 0
             self._task.cancel()
             self._change()
-
-    @property
-    def done(self) -> bool:
-        """Nothing of it runs, and nothing is left to be read."""
-        return self._task.done() and (self._gone or not (self._unread or self._head_due))
 
     def _take(self) -> Part:
         size, taken = 0, []
@@ -164,6 +174,66 @@ class Exchange:
 
     def _asked(self) -> _Asking:
         return _Asking(self)
+
+
+class Exchanges:
+    """Those under way, by the names that their callers gave them. Used on one loop."""
+
+    def __init__(self, app: ASGIApp, idle_s: float = IDLE_S) -> None:
+        self._app, self._idle_s = app, idle_s
+        self._open: dict[str, Exchange] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def open(
+        self,
+        exchange_id: str,
+        method: str,
+        target: str,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        more: bool,
+        wait_s: float,
+    ) -> Part:
+        """Begin one; `target` is path and query, `more` says that `feed` brings the rest of the body."""
+        self.close(exchange_id)
+        self._open[exchange_id] = Exchange(self._app, method, target, headers, body, more)
+        return await self.read(exchange_id, wait_s)
+
+    async def feed(self, exchange_id: str, data: bytes, more: bool) -> bool:
+        """Exchange.feed; false, too, if there is none of this name, or not any more."""
+        exchange = self._open.get(exchange_id)
+        return exchange is not None and await exchange.feed(data, more)
+
+    async def read(self, exchange_id: str, wait_s: float) -> Part:
+        """Exchange.read, of an exchange that is forgotten once its end has been read; `broken` if there is none."""
+        exchange = self._open.get(exchange_id)
+        if exchange is None:
+            return Part(0, [], b"", "broken")
+        part = await exchange.read(min(wait_s, WAIT_MOST_S))
+        if part.stage != "open" and self._open.get(exchange_id) is exchange:
+            del self._open[exchange_id]
+        return part
+
+    def touch(self, exchange_ids: Iterable[str]) -> None:
+        """Their callers are still there, though they do not read."""
+        for exchange_id in exchange_ids:
+            if (exchange := self._open.get(exchange_id)) is not None:
+                exchange.touch()
+
+    def close(self, exchange_id: str) -> None:
+        """Nobody wants the rest; to the application this is a client that went away. May be repeated."""
+        if (exchange := self._open.pop(exchange_id, None)) is not None:
+            exchange.abandon()
+
+    def expire(self) -> list[str]:
+        """Close those whose callers have not been heard of for `idle_s`; gives their names."""
+        since_s = asyncio.get_running_loop().time() - self._idle_s
+        expired = [name for name, exchange in self._open.items() if exchange.idle_since_s < since_s]
+        for name in expired:
+            self.close(name)
+        return expired
 
 
 class _Asking:

@@ -161,8 +161,16 @@ def pieces_of(body: bytes | Iterable[bytes] | AsyncIterable[bytes]) -> Iterator[
     return iter(body) if isinstance(body, Iterable) else aiter(body)
 
 
-#: HTTP's status for the kinds of errors of an execution.
-_STATUS: Mapping[object, int] = {"bad_request": 400, "auth": 403, "not_found": 404, "limit": 429, "capacity": 503}
+#: HTTP's status for the errors of an execution: of those that have one of their own, and by kind.
+_STATUS: Mapping[object, int] = {
+    "Conflict": 409,
+    "ExecutionForgotten": 410,
+    "bad_request": 400,
+    "auth": 403,
+    "not_found": 404,
+    "limit": 429,
+    "capacity": 503,
+}
 
 
 def reply_of_error(sandbox_id: str | None, error: Mapping[str, Any]) -> tuple[int, dict[str, str], bytes]:
@@ -178,7 +186,8 @@ def reply_of_error(sandbox_id: str | None, error: Mapping[str, Any]) -> tuple[in
         text = f"{str(error['what']).capitalize()} {error['name']} not found"
     headers = {"content-type": "text/plain"}
     headers |= {f"x-raybox-{name.replace('_', '-')}": str(value).lower() for name, value in traits.items()}
-    return _STATUS.get(error["kind"], 500), headers, text.encode("utf-8", "replace")
+    status = _STATUS.get(error.get("error")) or _STATUS.get(error["kind"], 500)
+    return status, headers, text.encode("utf-8", "replace")
 
 
 NO_SUCH_SANDBOX: Mapping[str, Any] = {
