@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
@@ -21,8 +21,8 @@ class FakeNodeAgent:
     def __init__(self, config: PoolConfig, node_id: str) -> None:
         self.config, self.node_id = config, node_id
 
-    async def start(self) -> None:
-        pass
+    async def start(self) -> NodeFacts:
+        return NodeFacts("", "", (), "")
 
     async def stop(self) -> None:
         pass
@@ -32,7 +32,7 @@ class FakeNodeAgent:
 
 
 class BrokenNodeAgent(FakeNodeAgent):
-    async def start(self) -> None:
+    async def start(self) -> NodeFacts:
         raise InternalError("no bubblewrap on this node")
 
 
