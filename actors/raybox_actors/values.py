@@ -30,6 +30,8 @@ class CreateRequest:
     env_vars: dict[str, str] = field(default_factory=dict)
     owner: str = ""  #: name of the API key that created it
     quota: Quota | None = None  #: of that key; with one, only the pool manager may find the slot
+    weight: float = 1.0  #: of that key, when several wait for slots
+    wait_s: float | None = None  #: how long it may wait for a slot; None: as long as the pool says
     secure: bool = True  #: issue an envd access token (v1 clients may decline)
     allow_public_traffic: bool = True
     allow_internet_access: bool = True  #: as asked; a pool without a network gives none
@@ -100,9 +102,10 @@ class ContextInfo:
 class ExecuteRequest:
     """One cell. `context_id` None means the default context of `language` (None: python).
 
-    `execution_id` is the caller's or the gateway's; the same id never runs twice.
+    `execution_id` is the caller's, or of our making (executions.new_execution_id); the same id never runs twice.
     `timeout_s` None: no limit of the server's own. `interrupt_if_unobserved`: E2B's rule, that a client who
-    goes away interrupts its cell; false leaves it running.
+    goes away interrupts its cell; false leaves it running. `from_event`: the first event to answer with, for who has
+    had those before it.
     """
 
     execution_id: str
@@ -112,6 +115,12 @@ class ExecuteRequest:
     env_vars: dict[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     interrupt_if_unobserved: bool = True
+    from_event: int = 0
+
+    def same_cell(self, other: ExecuteRequest) -> bool:
+        """Whether both ask for the same to be run; how long it may take and who watches is not part of that."""
+        mine, theirs = ((one.code, one.language or "python", one.context_id, one.env_vars) for one in (self, other))
+        return mine == theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,7 @@ class EventBatch:
     `lines` is `count` JSON objects, each ended by one newline, ASCII only, ready for the wire. It may be empty when
     nothing happened within the wait. `done`: the last event of the execution is in this batch or came before it.
     To go on, poll with `after_seq = first_seq + count`. Asking for what the ring no longer holds starts at the oldest
-    event held, and `first_seq` says so.
+    event held: `first_seq` says so, and so does a line `events_lost` before it, which has no number.
     """
 
     execution_id: str
@@ -171,3 +180,17 @@ class PoolStatus:
     warm: int
     busy: int  #: sandboxes with an execution running
     claims_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCapacity:
+    """What one API key may start at this moment; the next may be different."""
+
+    available: int  #: sandboxes that it may start without waiting
+    warm: int  #: of these, ready: nothing has to be built for them
+    live: int  #: its own, those that are being made included
+    limit: int | None  #: how many its quota lets it have at once; None: as many as the pool
+    waiting: int  #: creates of all keys that wait for a sandbox
+    retry_after_s: float  #: with none available, when there may be; else 0
+    pool_live: int  #: sandboxes of all keys
+    pool_limit: int  #: how many the pool may grow to

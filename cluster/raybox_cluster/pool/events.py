@@ -118,7 +118,7 @@ class PrepareEnded:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAsked:
-    """owner, quota: of the API key that asks. use: what the sandbox will add to its owner's.
+    """owner, quota, weight: of the API key that asks. use: what the sandbox will add to its owner's.
 
     idempotency_key: its sandbox will carry it, so that it is not counted beside its own claim. near_node_id: a free
     slot there is preferred.
@@ -130,6 +130,7 @@ class ClaimAsked:
     use: Use = NOTHING
     idempotency_key: str | None = None
     near_node_id: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

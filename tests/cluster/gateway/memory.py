@@ -19,7 +19,9 @@ from raybox_actors.values import (
     ExecuteRequest,
     LogEntry,
     NodeStatus,
+    PoolCapacity,
     PoolStatus,
+    Quota,
     ResourceUsage,
     SandboxInfo,
 )
@@ -162,6 +164,12 @@ class MemoryBackend:
         }
         return info
 
+    async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
+        self._called("capacity")
+        live = sum(info.owner == owner for info in self.live.values())
+        limit = None if quota is None else quota.sandboxes
+        return PoolCapacity(2, 1, live, limit, 0, 0.0, len(self.live), 8)
+
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
         self._called("connect")
         info = self._sandbox(sandbox_id)
@@ -212,12 +220,14 @@ class MemoryBackend:
             task = asyncio.create_task(run.play(self.scripts.get(request.code, two)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await run.wait(0, FIRST_EVENTS_S)
-        return run.batch(0)
+        await run.wait(request.from_event, FIRST_EVENTS_S)
+        return run.batch(request.from_event)
 
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         self._called("poll")
-        run = self.runs[execution_id]
+        self._sandbox(sandbox_id)
+        if (run := self.runs.get(execution_id)) is None:
+            raise NotFound("execution", execution_id)
         run.polled.set()
         await run.wait(after_seq, wait_s)
         return run.batch(after_seq)
