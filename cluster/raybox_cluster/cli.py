@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import click
 
 from raybox_cluster.cli_state import PoolRecord, UserError, find
-from raybox_cluster.config import OptionError, UpOptions, option_name, resolve
+from raybox_cluster.config import OptionError, UpOptions, default_of, option_name, resolve
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -83,7 +83,7 @@ def down_command(name: str | None, address: str | None) -> None:
     if address is not None:
         from raybox_cluster.cli_down import down_in_cluster
 
-        click.echo(down_in_cluster(UpOptions(address=address, **({} if name is None else {"name": name}))), err=True)
+        click.echo(down_in_cluster(UpOptions(name=name or str(default_of("name")), address=address)), err=True)
         return
     record = find(name)
     if record is None:
