@@ -84,7 +84,7 @@ def test_a_pool_by_a_serve_configuration(cluster: TokenCluster) -> None:
     assert "memory-mib is 1024, not 512" in gateway(cluster)["message"]
     assert sandbox.run_code("state").text == "kept"
 
-    down = raybox("down", "--name", NAME, "--address", cluster.address, **cluster.environment)
+    down = raybox("down", "--name", NAME, "--address", cluster.address, timeout_s=60, **cluster.environment)
     assert down.returncode == 0, down.stderr
     assert down.stderr.splitlines()[-1] == f"{NAME} is down; its Ray cluster goes on"
     assert not gateway(cluster)

@@ -90,7 +90,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         options = options or {}
         self.close()
         self._steps = 0
-        self._lease = connect(**self._connect).lease(f"gymnasium-{uuid4().hex}", ttl_s=self._ttl_s, **self._create)
+        pool: Any = connect(**self._connect)
+        self._lease = pool.lease(f"gymnasium-{uuid4().hex}", ttl_s=self._ttl_s, **self._create)
         if setup := options.get("setup"):
             turn = self._turn(setup)
             if turn.kind != "ok":
