@@ -70,14 +70,14 @@ class ExecutionError:
     name: str
     value: str
     traceback: str
-    kind: Kind = "user_code"
+    kind: Kind = field(default="user_code", repr=False)
 
-    def __init__(self, name: str, value: str, traceback: str, kind: str | None = None, **_later: Any) -> None:
+    def __init__(self, name: str, value: str, traceback: str, **later: Any) -> None:
         self.name = name
         self.value = value
         self.traceback = traceback
-        if kind in KINDS:
-            self.kind = kind  # type: ignore[assignment]  # `in KINDS` does not narrow
+        if (kind := later.get("kind")) in KINDS:
+            self.kind = kind
 
     def to_json(self) -> str:
         """Name, value and traceback as a JSON object."""

@@ -80,7 +80,7 @@ class Run:
                 value = OutputMessage(text, event.get("timestamp", 0), kind == "stderr")
             elif kind == "error":
                 value = execution.error = ExecutionError(
-                    event["name"], event["value"], event["traceback"], event.get("kind")
+                    event["name"], event["value"], event["traceback"], kind=event.get("kind")
                 )
             elif kind == "number_of_executions":
                 execution.execution_count = event["execution_count"]
