@@ -35,7 +35,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
         "warm-languages": "r,bash", "min-sandboxes": 1, "idle-s": 5, "placement": "pack", "cpu-request": 0.5,
-        "node-labels": "{pool: sandbox, zone: 'in(a,b)'}", "memory-request-mib": 0, "drain-grace-s": 10,
+        "node-labels": "{pool: sandbox, zone: 'in(a,b)'}", "memory-request-mib": 0, "drain-grace-s": 10, "gateways": 2,
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
@@ -84,6 +84,8 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"address": "somewhere"}, "address: must be"),
         ({"address": "host:port"}, "address: must be"),
         ({"address": "ray://host:10001"}, "address: a Ray client address"),
+        ({"gateways": 0}, "gateways: must be"),
+        ({"gateways": 2}, "gateways: more than one needs a Ray cluster to join"),
         ({"default_timeout_s": "nan"}, "default-timeout-s: must be"),
         ({"default_timeout_s": 100, "max_timeout_s": 50}, "default-timeout-s: is longer"),
         ({"admission_wait_s": -1}, "admission-wait-s: must be"),
