@@ -223,6 +223,11 @@ def has_joined_ray() -> bool:
     return ray is not None and bool(getattr(ray, "is_initialized", bool)())
 
 
+def own_ray_node() -> str | None:
+    """Ray's id of the node that this process runs on, if it has joined a cluster."""
+    return str(sys.modules["ray"].get_runtime_context().get_node_id()) if has_joined_ray() else None
+
+
 def _url(url: str) -> str:
     if url.startswith(RAY_SCHEME):
         if _RAY_URL.fullmatch(url) is None:
