@@ -28,7 +28,7 @@ from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.isolation.cgroup import this_machine
-from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, layers_of
+from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, host_slot, layers_of
 from raybox_actors.kernels.identity import Identity
 from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
@@ -89,6 +89,7 @@ class SandboxActor:
 
     def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
         self._config, self._node_id, self._slot = config, node_id, slot
+        self._host_slot = host_slot(node_id, slot)
         self._name = sandbox_actor_name(config, node_id, slot)
         self._life = Lifecycle()
         self._sequence = 0
@@ -100,7 +101,7 @@ class SandboxActor:
         self._session: Session | None = None
         self._egress: EgressHost | None = None
         if config.network == "egress":
-            self._egress = EgressHost(slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
+            self._egress = EgressHost(self._host_slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -108,7 +109,7 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
-        self._identity = Identity(slot)
+        self._identity = Identity(self._host_slot)
         self._cgroups = this_machine()
         self._manager: Any = None
         self._log = LifeLog()
@@ -482,11 +483,11 @@ class SandboxActor:
             limits=self._limits({}),
             read_only=facts.read_only,
             layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
-            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            mark=f"{config.name}:{self._host_slot}:{self._life.epoch}",
             boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
-            slot=self._slot,
+            slot=self._host_slot,
             zygote_address=facts.zygote_address,
             python=facts.python,
             skeleton=Path(facts.skeleton),

@@ -70,7 +70,7 @@ def titles(name: str) -> list[str]:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if f"{name}-gateway" in line or f"/{name}/zygote.sock" in line or f" {name}:" in line:
+            if f"{name}-gateway" in line or f"/{name}/" in line or f" {name}:" in line:
                 found.append(line[:120])
     return found
 
