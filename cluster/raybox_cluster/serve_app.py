@@ -108,7 +108,10 @@ class Gateway:
 
         self.config, self.keys = config, keys
         self.gateway: ASGIApp = create_app(
-            await RayBackend(config).start(), ApiKeys(keys), max_timeout_s=config.max_timeout_s
+            await RayBackend(config).start(),
+            ApiKeys(keys),
+            max_timeout_s=config.max_timeout_s,
+            max_wait_s=config.max_admission_wait_s,
         )
         self.serving: asyncio.Task[None] | None = None
         if listener is not None:
