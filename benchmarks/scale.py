@@ -1,8 +1,10 @@
 """Bursts, sustained creates, and what coordination costs as the number of live sandboxes grows.
 
-A pool of 10 live sandboxes and one of 100, each with some slots to spare, do the same: one sandbox ends, another is
-created and runs a cell. Coordination is what the pool's manager, gateway and node agent and Ray's GCS and raylet use of
-the processor meanwhile. While all 100 live, each also runs a session of several cells at once with the others.
+In one pool of 100 sandboxes and a few to spare, first with 10 of them live and then with 100, the same is done: one
+ends, another is created and runs a cell. Coordination is what the pool's manager, gateway and node agent and Ray's GCS
+and raylet use of the processor meanwhile. When all 100 live, each runs a session of several cells at once with the
+others. A pool of 10 tells what the size of a pool costs that nobody uses: every idle Ray worker wakes up a hundred
+times a second.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pool import BenchPool, Process, descendants, pool
@@ -22,15 +25,15 @@ BURST = 50
 FEW, MANY = 10, 100
 #: Slots beside the live sandboxes, so that no cycle waits for room.
 SPARE, WARM = 4, 2
-CYCLES = 100
+WARM_UP, CYCLES = 30, 150
 CREATES, CREATORS = 300, 4
-#: Cells of a session of one of many, and how many sessions start at once.
+#: Of a session of one of many.
 CELLS = 6
 SMALL = ("--memory-mib", "128", "--disk-mib", "32", "--pids-max", "64", "--admission-wait-s", "60")
 #: What starting a hundred Ray workers takes on two cores, with room.
 START_LIMIT_S = 300.0
-#: How the titles of the processes begin, or what their command lines have in them.
-COORDINATION = ("ray::PoolManager", "ray::ServeReplica", "ray::NodeAgent", "gcs_server", "raylet/raylet")
+#: How the titles of the processes begin, or how their programs are called.
+COORDINATION = ("ray::PoolManager", "ray::ServeReplica", "ray::NodeAgent", "gcs_server", "raylet")
 TIMEOUT_S = 1_200
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -45,19 +48,34 @@ def measure(report: Report) -> None:
     progress(f"{CREATES} creates and kills, {CREATORS} at a time")
     with pool(2 * CREATORS, CREATORS, options=SMALL):
         report.add("creates_per_s", asyncio.run(sustained()), "creates and kills per second, sustained")
-    costs = {}
-    for live in (FEW, MANY):
-        progress(f"{live} live sandboxes")
-        with pool(live + SPARE, WARM, options=SMALL, limit_s=START_LIMIT_S) as running:
-            costs[live] = asyncio.run(coordination(running, live, report))
-    for live, (cpu_s, create_s) in costs.items():
-        report.add(f"coordination_{live}_ms", 1e3 * cpu_s, f"coordination per sandbox, {live} live, CPU time", "ms")
-        report.add(f"create_{live}_ms", 1e3 * create_s, f"create, {live} live", "ms")
-    (few_cpu_s, few_create_s), (many_cpu_s, many_create_s) = costs[FEW], costs[MANY]
-    report.add(
-        "coordination_growth", many_cpu_s / few_cpu_s, f"coordination per sandbox, {MANY} against {FEW} live", "x"
-    )
-    report.add("create_growth", many_create_s / few_create_s, f"create, {MANY} against {FEW} live", "x")
+    measure_growth(report)
+
+
+def measure_growth(report: Report) -> None:
+    progress(f"a pool of {FEW}")
+    with pool(FEW + SPARE, WARM, options=SMALL) as running:
+        [alone] = asyncio.run(coordination(running, [FEW], report))
+    progress(f"a pool of {MANY}")
+    with pool(MANY + SPARE, WARM, options=SMALL, limit_s=START_LIMIT_S) as running:
+        few, many = asyncio.run(coordination(running, [FEW, MANY], report))
+    for live, cost in ((FEW, few), (MANY, many)):
+        report.add(
+            f"coordination_{live}_ms", 1e3 * cost.cpu_s, f"coordination per sandbox, {live} live, CPU time", "ms"
+        )
+        report.add(f"create_{live}_ms", 1e3 * cost.create_s, f"create, {live} live", "ms")
+    beside = f"{MANY} against {FEW} live"
+    report.add("coordination_growth", many.cpu_s / few.cpu_s, f"coordination per sandbox, {beside}", "x")
+    report.add("create_growth", many.create_s / few.create_s, f"create, {beside}", "x")
+    sizes = f"{FEW} live in a pool of {MANY} against one of {FEW}"
+    report.add("size_growth", few.cpu_s / alone.cpu_s, f"coordination per sandbox, {sizes}", "x")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Per sandbox: CPU seconds of coordination, and the median of seconds until it is created."""
+
+    cpu_s: float
+    create_s: float
 
 
 async def created() -> AsyncSandbox:
@@ -89,21 +107,26 @@ async def sustained() -> float:
     return CREATES / (time.perf_counter() - began)
 
 
-async def coordination(running: BenchPool, live: int, report: Report) -> tuple[float, float]:
-    """CPU seconds of coordination per sandbox, and the median of seconds per create, while so many live."""
-    sandboxes = [await created() for _ in range(live)]
-    await sessions(sandboxes, report)
-    parts = [
-        one
-        for one in descendants(running.pid)
-        if any(one.command.startswith(p) or p in one.command.split(" ")[0] for p in COORDINATION)
-    ]
-    await cycles(sandboxes, live)
+async def coordination(running: BenchPool, numbers: Sequence[int], report: Report) -> list[Cost]:
+    """What a sandbox costs while so many live, for each of these growing numbers."""
+    sandboxes: list[AsyncSandbox] = []
+    costs = []
+    for live in numbers:
+        sandboxes += [await created() for _ in range(live - len(sandboxes))]
+        if live == MANY:
+            await sessions(sandboxes, report)
+        costs.append(await cost_of_cycles(running, sandboxes))
+    await end(sandboxes)
+    return costs
+
+
+async def cost_of_cycles(running: BenchPool, sandboxes: list[AsyncSandbox]) -> Cost:
+    parts = [one for one in descendants(running.pid) if Path(one.command.split(" ")[0]).name.startswith(COORDINATION)]
+    assert len(parts) == len(COORDINATION), parts
+    await cycles(sandboxes, WARM_UP)
     before_s = cpu_s(parts)
     times = await cycles(sandboxes, CYCLES)
-    used_s = cpu_s(parts) - before_s
-    await end(sandboxes)
-    return used_s / CYCLES, statistics.median(times)
+    return Cost((cpu_s(parts) - before_s) / CYCLES, statistics.median(times))
 
 
 async def cycles(sandboxes: list[AsyncSandbox], count: int) -> list[float]:
@@ -125,10 +148,10 @@ async def sessions(sandboxes: Sequence[AsyncSandbox], report: Report) -> None:
     async def session(number: int, sandbox: AsyncSandbox) -> None:
         await sandbox.run_code(f"import numpy as np; own, seen = {number}, []")
         for cell in range(1, CELLS):
-            code = f"seen.append(own * {cell}); open('own', 'a').write(f'{{own}} '); int(np.sum(seen))"
-            expected = number * cell * (cell + 1) // 2
-            assert (await sandbox.run_code(code)).text == str(expected), (number, cell)
-        assert (await sandbox.run_code("open('own').read()")).text == f"{number} " * (CELLS - 1)
+            code = f"seen.append(own * {cell}); print(own, file=open('own', 'a'), end=' '); int(np.sum(seen))"
+            assert (await sandbox.run_code(code)).text == str(number * cell * (cell + 1) // 2), (number, cell)
+        kept = await sandbox.run_code("print(open('own').read())")
+        assert "".join(kept.logs.stdout).split() == [str(number)] * (CELLS - 1), number
 
     began = time.perf_counter()
     await asyncio.gather(*(session(number, one) for number, one in enumerate(sandboxes)))

@@ -361,6 +361,8 @@ class PoolState:
         """More slots than wanted: a manager before this one, or an actor that was thought lost, left some."""
         orders: list[Instruction] = []
         surplus = sum(node.slots for node in self.nodes.values()) - self.sandboxes
+        if surplus <= 0:
+            return orders
         for bucket in reversed(FREE):
             for slot in list(self.buckets[bucket].values())[: max(0, surplus)]:
                 surplus -= 1
