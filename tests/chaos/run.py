@@ -6,6 +6,7 @@ import faulthandler
 import itertools
 import os
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -135,9 +136,12 @@ def serve_on_the_head() -> None:
     """So that requests come in where nothing is killed; all nodes are one machine, with one port 8000."""
     from ray import serve
 
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": "127.0.0.1", "port": 0},
+        http_options={"host": "127.0.0.1", "port": port},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
 
