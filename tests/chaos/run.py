@@ -23,7 +23,7 @@ from raybox_cluster import cli_processes, cli_state
 from tests.chaos import plan
 from tests.chaos.journal import Journal
 from tests.chaos.load import CALL_LIMIT_S, REQUEST_S, SANDBOX_S, Lane
-from tests.chaos.plan import Component, Way
+from tests.chaos.plan import Component, Fault, Operation, Way
 from tests.chaos.prey import Prey
 from tests.support.multi_node import connected, multi_node
 from tests.support.pool import raybox as raybox_command
@@ -162,14 +162,10 @@ def pool_in(address: str, name: str) -> Iterator[cli_state.PoolRecord]:
 
 def replayed(chosen: Chosen, journal: Journal) -> bool:
     """Whether the seed decides the same once more: all that was decided, lane by lane, is where it begins."""
-    streams: dict[int | None, Iterator[str]] = {None: map(_fault_line, plan.faults(chosen.seed, chosen.components))}
+    streams: dict[int | None, Iterator[Operation | Fault]] = {None: plan.faults(chosen.seed, chosen.components)}
     for lane in range(chosen.lanes):
-        operations = plan.operations(chosen.seed, lane, chosen.ways, chosen.kinds)
-        streams[lane] = (plan.line(lane, one) for one in operations)
+        streams[lane] = plan.operations(chosen.seed, lane, chosen.ways, chosen.kinds)
     return all(
-        decided == list(itertools.islice(streams[lane], len(decided))) for lane, decided in journal.decisions.items()
+        decided == [plan.line(lane, one) for one in itertools.islice(streams[lane], len(decided))]
+        for lane, decided in journal.decisions.items()
     )
-
-
-def _fault_line(fault: plan.Fault) -> str:
-    return plan.line(None, fault)
