@@ -101,6 +101,7 @@ def test_serve_takes_the_configuration() -> None:
     (deployment,) = application["deployments"]
     labels = deployment["ray_actor_options"]["label_selector"]
     assert labels.items() <= groups()["gateway"]["labels"].items()
+    assert dict(options.node_labels) == groups()["sandbox"]["labels"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ def config(port: int, **args: object) -> dict[str, Any]:
     application["args"] |= {
         "name": NAME,
         "require": "standard",
+        "node_labels": {},
+        "min_sandboxes": None,
         "sandboxes": 2,
         "warm": 1,
         "api_keys": [{"name": "admin", "admin": True, "sha256": hash_key(KEY)}],
