@@ -82,7 +82,7 @@ async def rollout(pool: raybox.Pool, places: asyncio.Semaphore, number: int, tur
 
 async def main(trajectories: int, turns: int) -> list[Outcome]:
     pool = raybox.connect(transport="ray")
-    at_once = max(1, pool.capacity().startable)
+    at_once = max(1, pool.capacity().available)
     places = asyncio.Semaphore(at_once)
     began = time.monotonic()
     outcomes = await asyncio.gather(*(rollout(pool, places, number, turns) for number in range(trajectories)))
