@@ -1,4 +1,5 @@
-"""How the pool's actors are made: all detached, without CPU of their own, with nothing in their runtime_env.
+"""How the pool's actors are made: all detached, with nothing in their runtime_env. Sandboxes ask Ray for what the pool
+says of CPU and memory, so that its scheduler and autoscaler see them; the others ask for nothing.
 
 A runtime_env would cost a second interpreter start for every actor. Task events are off: Ray keeps at most 100,000 of
 them, and ours would drive out the user's.
@@ -26,7 +27,10 @@ class ActorClasses:
 
 
 def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey) -> Handle:
-    """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks."""
+    """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks.
+
+    Where the node has no room, calls of the actor raise ActorUnschedulableError: it never waits for room.
+    """
     cls = _load(classes.sandbox)
     groups = getattr(importlib.import_module(cls.__module__), "CONCURRENCY_GROUPS", {})
     # Ray's own annotations do not know this argument of its decorator.
@@ -37,8 +41,9 @@ def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey)
         lifetime="detached",
         max_restarts=0,
         max_task_retries=0,
-        num_cpus=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False),
+        num_cpus=config.cpu_request,
+        memory=config.memory_request_mib * 2**20 or None,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False, _fail_on_unavailable=True),
         enable_task_events=False,
     ).remote(config, key.node_id, key.slot)
 

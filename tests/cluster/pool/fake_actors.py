@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
@@ -22,8 +22,8 @@ class FakeNodeAgent:
     def __init__(self, config: PoolConfig, node_id: str) -> None:
         self.config, self.node_id = config, node_id
 
-    async def start(self) -> None:
-        pass
+    async def start(self) -> NodeFacts:
+        return NodeFacts("", "", (), "")
 
     async def stop(self) -> None:
         pass
@@ -33,7 +33,7 @@ class FakeNodeAgent:
 
 
 class BrokenNodeAgent(FakeNodeAgent):
-    async def start(self) -> None:
+    async def start(self) -> NodeFacts:
         raise InternalError("no bubblewrap on this node")
 
 
