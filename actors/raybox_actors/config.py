@@ -61,6 +61,10 @@ def node_agent_name(config: PoolConfig, node_id: str) -> str:
     return f"{config.name}-node-{node_id[:12]}"
 
 
+def front_name(config: PoolConfig, node_id: str) -> str:
+    return f"{config.name}-front-{node_id[:12]}"
+
+
 def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
     return f"{config.name}-sandbox-{node_id[:12]}-{slot}"
 
