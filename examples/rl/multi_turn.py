@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 
@@ -52,32 +53,39 @@ class Outcome:
     pids: frozenset[int]
 
 
-@ray.remote(num_cpus=0.25)
-def take_turn(pool: raybox.Pool, key: str, code: str) -> tuple[str | None, int]:
-    """One turn, in any process of the cluster. Whoever has the key has the sandbox."""
-    import os
+@dataclass(frozen=True)
+class Answer:
+    """masked: there is none, for no fault of the policy. pid: of the process in which the turn was taken."""
 
-    execution = pool.lease(key).sandbox.run_code(code)
-    assert execution.error is None, execution.error.traceback
-    return execution.text, os.getpid()
+    text: str | None
+    masked: bool
+    pid: int
+
+
+@ray.remote(num_cpus=0.25)
+def take_turn(pool: raybox.Pool, key: str, code: str) -> Answer:
+    """One turn, in any process of the cluster. Whoever has the key has the sandbox."""
+    try:
+        execution = pool.lease(key).sandbox.run_code(code)
+    except raybox.RayboxError as error:
+        if not error.should_mask_sample:
+            raise
+        return Answer(None, True, os.getpid())
+    return Answer(execution.error.traceback if execution.error else execution.text, False, os.getpid())
 
 
 async def rollout(pool: raybox.Pool, places: asyncio.Semaphore, number: int, turns: int) -> Outcome:
-    policy, key, pids = Policy(number), f"multi-turn-{number}", set()
+    policy, key, pids, reward = Policy(number), f"multi-turn-{number}", set(), 1.0
     async with places:
-        try:
-            for turn in range(turns):
-                answer, pid = await take_turn.remote(pool, key, policy.write(turn))
-                pids.add(pid)
-                if answer != policy.expects(turn):
-                    return Outcome(number, 0.0, frozenset(pids))
-            return Outcome(number, 1.0, frozenset(pids))
-        except raybox.RayboxError as error:
-            if error.should_mask_sample:
+        for turn in range(turns):
+            answer = await take_turn.remote(pool, key, policy.write(turn))
+            pids.add(answer.pid)
+            if answer.masked:
                 return Outcome(number, None, frozenset(pids))
-            raise
-        finally:
-            await asyncio.to_thread(lambda: pool.lease(key).release())
+            if answer.text != policy.expects(turn):
+                reward = 0.0
+        await asyncio.to_thread(lambda: pool.lease(key).release())
+    return Outcome(number, reward, frozenset(pids))
 
 
 async def main(trajectories: int, turns: int) -> list[Outcome]:
