@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -31,6 +32,20 @@ class BenchPool:
     def address(self) -> None:
         """Let the SDK speak to this pool from here on."""
         os.environ |= {"RAYBOX_URL": self.url, "RAYBOX_API_KEY": self.api_key}
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """This process is a driver in the pool's Ray cluster meanwhile."""
+        import ray
+
+        record = cli_state.read(self.name)
+        assert record is not None
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": record.token_path}
+        ray.init(record.ray_address, logging_level=logging.ERROR, log_to_driver=False)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
     def status(self) -> dict[str, object]:
         answer = httpx.get(f"{self.url}/raybox/status", headers={"X-API-KEY": self.api_key}, timeout=30)
