@@ -52,6 +52,11 @@ def node_agent_name(config: PoolConfig, node_id: str) -> str:
     return f"{config.name}-node-{node_id[:12]}"
 
 
+def placement_name(config: PoolConfig, gang_id: str) -> str:
+    """Of the gang's placement group, if it needs one."""
+    return f"{config.name}-{gang_id}"
+
+
 def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
     return f"{config.name}-sandbox-{node_id[:12]}-{slot}"
 

@@ -21,6 +21,15 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberReport:
+    """What had become of one sandbox of a gang when the gang failed; all that was made has been given back."""
+
+    index: int
+    state: Literal["ready", "failed", "not_started"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CreateRequest:
     """What a caller asks for. `timeout_s` counts from the claim; times on the wire are whole seconds."""
 
@@ -38,6 +47,7 @@ class CreateRequest:
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
+    gang: str = ""  #: that it is a member of; then it is pending until `SandboxActor.confirm`
     #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
     resources: dict[str, float] = field(default_factory=dict)
 
@@ -63,6 +73,8 @@ class SandboxInfo:
     auto_pause: bool = False
     node_id: str = ""
     idempotency_key: str | None = None  #: of its creation; how a restarted manager knows what it has promised
+    gang: str = ""  #: id of the gang that it was created in, all or nothing
+    pending: bool = False  #: its gang is not whole yet: nobody has it, and it ends soon by itself
     timings_ms: dict[str, float] = field(default_factory=dict)  #: of its creation: queued, claimed, ready
 
 
@@ -148,6 +160,7 @@ class SlotDescription:
     info: SandboxInfo | None  #: of the claimed sandbox, in starting, running and paused
     executions_running: int
     sequence: int  #: raised by every change within this actor; an older description never replaces a newer one
+    placement: str = ""  #: id of the gang in whose placement group the actor was born; it ends with its sandbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import importlib
 from dataclasses import dataclass
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_cluster.pool.calls import Handle
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.placement_groups import Bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,13 @@ class ActorClasses:
     node_agent: str = "raybox_actors.node_agent:NodeAgent"
 
 
-def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey) -> Handle:
-    """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks."""
+def start_sandbox_actor(
+    config: PoolConfig, classes: ActorClasses, key: SlotKey, within: Bundle | None = None
+) -> Handle:
+    """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks.
+
+    within: the bundle of a gang's placement group that it shall live in; its node is that of `key`.
+    """
     cls = _load(classes.sandbox)
     groups = getattr(importlib.import_module(cls.__module__), "CONCURRENCY_GROUPS", {})
     # Ray's own annotations do not know this argument of its decorator.
@@ -38,9 +44,11 @@ def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey)
         max_restarts=0,
         max_task_retries=0,
         num_cpus=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False)
+        if within is None
+        else PlacementGroupSchedulingStrategy(within.group, within.index),
         enable_task_events=False,
-    ).remote(config, key.node_id, key.slot)
+    ).remote(config, key.node_id, key.slot, "" if within is None else within.gang_id)
 
 
 def ensure_node_agent(config: PoolConfig, classes: ActorClasses, node_id: str) -> Handle:

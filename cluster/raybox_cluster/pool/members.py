@@ -10,8 +10,9 @@ from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.quotas import NOTHING, Charge, Use
 
 #: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
-#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
-Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
+#: `placed`: free, but for the gang in whose placement group it
+#: was born alone. `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+Bucket = Literal["silent", "idle", "preparing", "warm", "placed", "taken", "stopping"]
 BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 #: A claim takes the slot that is ready soonest.
 FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
@@ -33,6 +34,8 @@ class Slot:
     #: StopSlot was ordered; never free again.
     stopping: bool = False
     described_at_s: float = 0.0
+    #: The gang in whose placement group it was born.
+    placement: str = ""
     #: As entered into the indexes: bucket, being prepared, executions.
     indexed: tuple[Bucket, bool, int] | None = None
     #: As entered into the ledger: the sandbox that is here, unless a claim that is counted is to have it.
@@ -48,7 +51,7 @@ class Slot:
             return "taken"
         match known.state:
             case "idle" | "preparing" | "warm":
-                return known.state
+                return "placed" if self.placement else known.state
             case "starting" | "running" | "paused" | "destroying" | "stopped":
                 return "taken"
 
@@ -89,6 +92,8 @@ class Claim:
     use: Use = NOTHING
     idempotency_key: str | None = None
     refuse_at_s: float = 0.0  #: of one that is over its quota
+    gang: str = ""  #: that it is a member of
+    doomed: bool = False  #: its gang has failed; whatever it still gets is ended
 
     @property
     def charge(self) -> Charge:

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.errors import Cause
@@ -22,16 +22,22 @@ from raybox_actors.values import NodeStatus, PoolCapacity, PoolStatus, Quota, Sa
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.forecast import free_in_s
+from raybox_cluster.pool.gangs import Gang
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
     StopSlot,
 )
@@ -58,13 +64,20 @@ class PoolState:
     waiting: WaitingLine = field(default_factory=WaitingLine, init=False)
     #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
     over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
+    #: Those that are neither whole nor given up.
+    gangs: dict[str, Gang] = field(default_factory=dict, init=False)
+    #: The one that collects slots which come free, while members of it wait; or empty.
+    collecting: str = field(default="", init=False)
+    #: Gangs that have placement groups, ended ones included, and how many slots live in each.
+    placements: dict[str, int] = field(default_factory=dict, init=False)
     #: Live sandboxes and `claims`, by owner.
     ledger: Ledger = field(default_factory=Ledger, init=False)
     #: Slots by bucket, each in the order in which they came there.
     buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {b: {} for b in BUCKETS}, init=False)
     #: Sandboxes that died with their actor, and why; the others are in their actor's own ring.
     tombstones: OrderedDict[str, Cause] = field(default_factory=OrderedDict, init=False)
-    #: Keys of direct claims whose outcome nobody knows: a sandbox born under one is nobody's.
+    #: Keys of direct claims whose outcome nobody knows, and gangs of former managers that never became whole: a sandbox
+    #: born under one is nobody's.
     abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
     #: When slots came free, the latest last.
     freed_at_s: deque[float] = field(default_factory=deque, init=False)
@@ -82,7 +95,17 @@ class PoolState:
         orders = HANDLERS[type(event)](self, event, now_s)
         self.wake_at_s = None
         orders += self._admit(now_s)
-        return [*orders, *self._serve_claims(now_s), *self._stop_surplus(), *self._start(now_s), *self._refill(now_s)]
+        return [
+            *orders,
+            *self._serve_placed(),
+            *self._serve_claims(now_s),
+            *self._grow_gangs(),
+            *self._stop_surplus(),
+            *self._start_placed(now_s),
+            *self._start(now_s),
+            *self._refill(now_s),
+            *self._remove_placements(),
+        ]
 
     # ---- what others want to know ----
 
@@ -93,7 +116,7 @@ class PoolState:
             if slot.stopping:  # what is there is the claim that StopSlot itself made
                 continue
             known = slot.description
-            if known is None or known.info is None:
+            if known is None or known.info is None or known.info.pending:
                 continue
             given = known.state == "starting" and slot.claimed_epoch >= known.epoch
             if given or known.state in ("running", "paused"):
@@ -197,7 +220,11 @@ class PoolState:
         if slot.description is not None and (new.epoch, new.state not in FREE) < (slot.claimed_epoch, True):
             return orders  # from before the claim, which came to be known first: the sandbox stays listed
         slot.description = new
+        if new.placement and not slot.placement:  # of a former manager's gang
+            self._place(slot, new.placement)
         self._index(slot)
+        if new.info is not None and new.info.pending and new.info.gang not in self.gangs:
+            orders += self._abandon(new.info.gang)
         return orders
 
     def _slot_lost(self, event: ev.SlotLost, now_s: float) -> list[Instruction]:
@@ -245,14 +272,7 @@ class PoolState:
 
     def _claim_asked(self, event: ev.ClaimAsked, now_s: float) -> list[Instruction]:
         assert event.claim_id not in self.claims, "claim ids are unique"
-        claim = Claim(
-            event.claim_id,
-            owner=event.owner,
-            quota=event.quota,
-            use=event.use,
-            idempotency_key=event.idempotency_key,
-            weight=event.weight,
-        )
+        claim = _claim_of(event)
         refusal = self._refusal(claim)
         if refusal is not None:
             assert claim.quota is not None
@@ -261,8 +281,7 @@ class PoolState:
                 return [RefuseClaim(claim.claim_id, refusal)]
             claim.refuse_at_s = now_s + self.policy.over_quota_wait_s
             self.over_quota[claim.claim_id] = claim
-            # One of its sandboxes may have ended a moment ago.
-            return [DescribeSlot(s.key) for s in self.slots.values() if s.charged and s.charged.owner == claim.owner]
+            return self._look_at(claim.owner)
         if self.waiting.count(claim.owner) >= self.policy.claims_waiting_per_key_most:
             reason = f"too many claims of API key {claim.owner} are waiting"
             return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
@@ -271,7 +290,7 @@ class PoolState:
             reason, longest = "too many claims are waiting", self.waiting.longest(claim.owner, claim.weight)
             if longest is None:
                 return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
-            orders.append(self._reject(self.claims[self.waiting.last(longest)], reason))
+            orders += self._reject(self.claims[self.waiting.last(longest)], reason)
         self._enter(claim)
         return orders
 
@@ -281,12 +300,21 @@ class PoolState:
         return []
 
     def _claim_won(self, event: ev.ClaimWon, _now_s: float) -> list[Instruction]:
-        slot = self._release(event.claim_id, event.key)
-        if slot is None:
+        claim, slot = self.claims.get(event.claim_id), self._release(event.claim_id, event.key)
+        if claim is None or slot is None:
             return [KillSandbox(event.key, event.info.sandbox_id)]
         self._leave(event.claim_id)
         self._taken(slot, event.info)
-        return [AnswerClaim(event.claim_id, event.info)]
+        if claim.doomed:
+            return [KillSandbox(event.key, event.info.sandbox_id)]
+        if not claim.gang:
+            return [AnswerClaim(event.claim_id, event.info)]
+        gang = self.gangs[claim.gang]
+        gang.ready[claim.claim_id] = (event.key, event.info)
+        if not gang.is_whole:
+            return []
+        gang.phase = "confirming"
+        return [ConfirmGang(gang.gang_id, tuple((one.claim_id, *gang.ready[one.claim_id]) for one in gang.claims))]
 
     def _claimed_directly(self, event: ev.ClaimedDirectly, now_s: float) -> list[Instruction]:
         """A claim that was assigned to the same slot stays so until the actor refuses it."""
@@ -297,9 +325,7 @@ class PoolState:
         return []
 
     def _claim_abandoned(self, event: ev.ClaimAbandoned, _now_s: float) -> list[Instruction]:
-        self.abandoned[event.idempotency_key] = None
-        while len(self.abandoned) > self.abandoned_kept:
-            self.abandoned.popitem(last=False)
+        self._remember_abandoned(event.idempotency_key)
         slot = self.slots.get(event.key) if event.key is not None else None
         if slot is None:
             return []
@@ -315,15 +341,74 @@ class PoolState:
         if orders and claim is not None:
             claim.broken += 1
             if claim.broken >= self.policy.claim_attempts:
-                orders.append(self._reject(claim, f"building a sandbox failed {claim.broken} times"))
+                orders += self._reject(claim, f"building a sandbox failed {claim.broken} times")
         return orders
 
     def _claim_dropped(self, event: ev.ClaimDropped, _now_s: float) -> list[Instruction]:
         orders = self._give_back(event.claim_id, event.key)
-        if orders:
+        claim = self.claims.get(event.claim_id)
+        if orders and claim is not None:
+            if claim.gang:
+                return orders + self._fail_gang(self.gangs[claim.gang], "member", event.reason, claim)
             self._leave(event.claim_id)
             self.waiting.remove(event.claim_id)
         return orders
+
+    # ---- gangs ----
+
+    def _gang_asked(self, event: ev.GangAsked, now_s: float) -> list[Instruction]:
+        gang = Gang(event.gang_id, [_claim_of(one, gang=event.gang_id) for one in event.claims])
+        self.gangs[gang.gang_id] = gang
+        if len(gang.claims) > self.sandboxes:
+            return self._fail_gang(gang, "limit", f"the pool has at most {self.sandboxes} sandboxes")
+        refusal = self._refusal_of(gang)
+        if refusal is None:
+            return self._enter_gang(gang)
+        assert gang.quota is not None
+        beside = sum(other.phase == "over_quota" and other.owner == gang.owner for other in self.gangs.values())
+        if beside > self.policy.over_quota_waiting_most or not can_ever(gang.quota, gang.use):
+            return self._fail_gang(gang, "limit", refusal)
+        gang.refuse_at_s = now_s + self.policy.over_quota_wait_s
+        return self._look_at(gang.owner)
+
+    def _gang_deadline_passed(self, event: ev.GangDeadlinePassed, _now_s: float) -> list[Instruction]:
+        gang = self.gangs.get(event.gang_id)
+        if gang is None or gang.phase == "confirming":
+            return []
+        if gang.phase == "over_quota":
+            return self._fail_gang(gang, "limit", self._refusal_of(gang) or "")
+        return self._fail_gang(gang, "capacity", f"{len(gang.claims)} sandboxes together did not come free in time")
+
+    def _gang_dropped(self, event: ev.GangDropped, _now_s: float) -> list[Instruction]:
+        gang = self.gangs.get(event.gang_id)
+        return [] if gang is None else self._fail_gang(gang, "capacity", "nobody waits for it any more")
+
+    def _gang_confirmed(self, event: ev.GangConfirmed, _now_s: float) -> list[Instruction]:
+        return [AnswerGang(event.gang_id)] if self.gangs.pop(event.gang_id, None) else []
+
+    def _gang_broke(self, event: ev.GangBroke, _now_s: float) -> list[Instruction]:
+        gang = self.gangs.get(event.gang_id)
+        if gang is None:
+            return []
+        failed = next(claim for claim in gang.claims if claim.claim_id == event.claim_id)
+        return self._fail_gang(gang, "member", event.reason, failed)
+
+    def _placement_ready(self, event: ev.PlacementReady, _now_s: float) -> list[Instruction]:
+        if (gang := self.gangs.get(event.gang_id)) is not None:
+            gang.bundles = dict(enumerate(event.node_ids))
+            for node_id in event.node_ids:
+                self.nodes.setdefault(node_id, Node(node_id))
+        return []
+
+    def _placement_failed(self, event: ev.PlacementFailed, _now_s: float) -> list[Instruction]:
+        gang = self.gangs.get(event.gang_id)
+        return [] if gang is None else self._fail_gang(gang, "capacity", event.reason)
+
+    def _placements_found(self, event: ev.PlacementsFound, _now_s: float) -> list[Instruction]:
+        if not self.buckets["silent"]:  # one of them may live in any
+            for gang_id in event.gang_ids:
+                self.placements.setdefault(gang_id, 0)
+        return []
 
     def _ticked(self, _event: ev.Ticked, _now_s: float) -> list[Instruction]:
         return []
@@ -341,21 +426,119 @@ class PoolState:
             elif claim.expired or self._due(claim.refuse_at_s, now_s):
                 del self.over_quota[claim.claim_id]
                 orders.append(RefuseClaim(claim.claim_id, refusal))
+        for gang in [gang for gang in self.gangs.values() if gang.phase == "over_quota"]:
+            refusal = self._refusal_of(gang)
+            if refusal is None:
+                orders += self._enter_gang(gang)
+            elif self._due(gang.refuse_at_s, now_s):
+                orders += self._fail_gang(gang, "limit", refusal)
+        return orders
+
+    def _serve_placed(self) -> list[Instruction]:
+        """Slots of placement groups go to the gang that they were started for; afterwards they end."""
+        orders: list[Instruction] = []
+        for slot in list(self.buckets["placed"].values()):
+            gang = self.gangs.get(slot.placement)
+            if gang is not None and gang.growing:
+                gang.expected.discard(slot.key)
+                claim_id = next(iter(gang.growing))
+                del gang.growing[claim_id]
+                orders += self._give(slot, self.claims[claim_id])
+            else:
+                slot.stopping = True
+                self._index(slot)
+                orders.append(StopSlot(slot.key))
         return orders
 
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
         while self.waiting and (slot := self._soonest()):
-            claim_id = self.waiting.take(self._held)
-            assert claim_id is not None
-            claim = self.claims[claim_id]
-            claim.key, slot.claim_id = slot.key, claim.claim_id
+            claim_id = self.waiting.take(self._held, self._may_take)
+            if claim_id is None:
+                break
             self._pause_refill(slot, now_s)
-            self._index(slot)
-            orders.append(AssignClaim(claim.claim_id, slot.key))
+            orders += self._give(slot, self.claims[claim_id])
         expired = [claim for claim_id in self.waiting if (claim := self.claims[claim_id]).expired]
-        orders += [self._reject(claim, "no sandbox came free in time") for claim in expired]
+        for claim in expired:
+            orders += self._reject(claim, "no sandbox came free in time")
+        if expired:  # which makes room in their owners' quotas
+            orders += [*self._admit(now_s), *self._serve_claims(now_s)]
         return orders
+
+    def _may_take(self, claim_id: str) -> bool:
+        return self.collecting in ("", self.claims[claim_id].gang) or not self.claims[claim_id].gang
+
+    def _give(self, slot: Slot, claim: Claim) -> list[Instruction]:
+        """The slot is this claim's. A gang's is kept until all members have one."""
+        claim.key, slot.claim_id = slot.key, claim.claim_id
+        self._index(slot)
+        if not claim.gang:
+            return [AssignClaim(claim.claim_id, slot.key)]
+        gang = self.gangs[claim.gang]
+        gang.in_line.pop(claim.claim_id, None)
+        if gang.phase != "forming":
+            return [AssignClaim(claim.claim_id, slot.key)]
+        self._note_collecting(gang)
+        if not gang.has_slots_for_all:
+            return []
+        gang.phase = "making"
+        return [AssignClaim(one.claim_id, one.key) for one in gang.claims if one.key is not None]
+
+    def _note_collecting(self, gang: Gang) -> None:
+        if gang.in_line and self.collecting == "":
+            self.collecting = gang.gang_id
+        elif not gang.in_line and self.collecting == gang.gang_id:
+            self.collecting = ""
+
+    def _grow_gangs(self) -> list[Instruction]:
+        """Slots that do not exist yet, for the gang whose turn it is: all that it lacks, or all that there may be."""
+        orders: list[Instruction] = []
+        while (room := self._missing()) > 0:
+            first = self.waiting.first(self._held, self._may_take)
+            gang = self.gangs.get(self.claims[first].gang) if first is not None else None
+            if gang is None or gang.placed or gang.phase != "forming":
+                break
+            gang.growing = dict.fromkeys(list(gang.in_line)[-room:])
+            for claim_id in gang.growing:
+                del gang.in_line[claim_id]
+                self.waiting.remove(claim_id)
+            gang.placed, gang.bundles = True, dict.fromkeys(range(len(gang.growing)))
+            self.placements[gang.gang_id] = 0
+            self._note_collecting(gang)
+            orders.append(ReservePlacement(gang.gang_id, len(gang.growing)))
+        return orders
+
+    def _missing(self) -> int:
+        """How many slots there may still be, beside those that gangs have reserved room for."""
+        reserved = sum(len(gang.bundles) for gang in self.gangs.values())
+        return self.sandboxes - sum(node.slots for node in self.nodes.values()) - reserved
+
+    def _start_placed(self, now_s: float) -> list[Instruction]:
+        orders: list[Instruction] = []
+        for gang in self.gangs.values():
+            for bundle, node_id in list(gang.bundles.items()):
+                node = self.nodes.get(node_id) if node_id is not None else None
+                if node is None or node.agent != "ready" or not self._due(node.start_after_s, now_s):
+                    continue
+                if node.silent >= self.policy.starts_per_node:
+                    continue
+                del gang.bundles[bundle]
+                slot = self._add(SlotKey(node.node_id, node.next_slot))
+                self._place(slot, gang.gang_id)
+                gang.expected.add(slot.key)
+                orders.append(StartSlot(slot.key, gang.gang_id, bundle))
+        return orders
+
+    def _remove_placements(self) -> list[Instruction]:
+        """Those in which no slot lives, and none is to come."""
+        ended = [
+            gang_id
+            for gang_id, slots in self.placements.items()
+            if not slots and not (gang_id in self.gangs and self.gangs[gang_id].bundles)
+        ]
+        for gang_id in ended:
+            del self.placements[gang_id]
+        return [RemovePlacement(gang_id) for gang_id in ended]
 
     def _stop_surplus(self) -> list[Instruction]:
         """More slots than wanted: a manager before this one, or an actor that was thought lost, left some."""
@@ -375,7 +558,7 @@ class PoolState:
             if node.agent == "absent" and self._due(node.agent_after_s, now_s):
                 node.agent = "ordered"
                 orders.append(EnsureNodeAgent(node.node_id))
-        missing = self.sandboxes - sum(node.slots for node in self.nodes.values())
+        missing = self._missing()
         while missing > 0:
             nodes = [
                 node
@@ -443,9 +626,65 @@ class PoolState:
             node.prepare_after_s = now_s + self.policy.claim_pause_s
 
     def _kill_abandoned(self, key: SlotKey, info: SandboxInfo | None) -> list[Instruction]:
-        if info is None or info.idempotency_key not in self.abandoned:
+        if info is None or not (info.idempotency_key in self.abandoned or (info.gang and info.gang in self.abandoned)):
             return []
         return [KillSandbox(key, info.sandbox_id)]
+
+    def _remember_abandoned(self, what: str) -> None:
+        self.abandoned[what] = None
+        while len(self.abandoned) > self.abandoned_kept:
+            self.abandoned.popitem(last=False)
+
+    def _abandon(self, gang_id: str) -> list[Instruction]:
+        """A gang that this manager does not know was not whole when its own manager died, or has failed."""
+        self._remember_abandoned(gang_id)
+        known = [(slot.key, slot.description.info) for slot in self.slots.values() if slot.description is not None]
+        return [order for key, info in known for order in self._kill_abandoned(key, info)]
+
+    def _look_at(self, owner: str) -> list[Instruction]:
+        """One of this owner's sandboxes may have ended a moment ago."""
+        return [DescribeSlot(slot.key) for slot in self.slots.values() if slot.charged and slot.charged.owner == owner]
+
+    def _refusal_of(self, gang: Gang) -> str | None:
+        return None if gang.quota is None else self.ledger.refusal(gang.owner, gang.quota, gang.use)
+
+    def _enter_gang(self, gang: Gang) -> list[Instruction]:
+        count, beside = len(gang.claims), self.waiting.count(gang.owner)
+        most, most_of_key = self.policy.claims_waiting_most, self.policy.claims_waiting_per_key_most
+        if beside + count > most_of_key or len(self.waiting) + count > most:
+            return self._fail_gang(gang, "capacity", "too many claims are waiting")
+        gang.phase = "forming"
+        for claim in gang.claims:
+            gang.in_line[claim.claim_id] = None
+            self._enter(claim)
+        return []
+
+    def _fail_gang(
+        self, gang: Gang, cause: Literal["limit", "capacity", "member"], reason: str, failed: Claim | None = None
+    ) -> list[Instruction]:
+        """Give back all it has. Claims whose actors were asked already stay, and count, until these have answered."""
+        name = failed.claim_id if failed is not None else None
+        retry_after_s = self._retry_after_s(len(gang.claims), self.now_s)
+        said = FailGang(gang.gang_id, cause, reason, retry_after_s, gang.report(name, reason), name)
+        orders: list[Instruction] = [said]
+        del self.gangs[gang.gang_id]
+        for claim in gang.claims:
+            if claim.claim_id in gang.ready:
+                key, info = gang.ready[claim.claim_id]
+                orders.append(KillSandbox(key, info.sandbox_id))
+            elif claim.claim_id not in self.claims:  # never entered
+                continue
+            elif claim.key is not None and gang.phase != "forming":
+                claim.doomed = True
+            else:
+                if claim.claim_id in self.waiting:
+                    self.waiting.remove(claim.claim_id)
+                elif claim.key is not None:
+                    self._release(claim.claim_id, claim.key)
+                self._leave(claim.claim_id)
+        if self.collecting == gang.gang_id:
+            self.collecting = ""
+        return orders
 
     def _refusal(self, claim: Claim) -> str | None:
         return None if claim.quota is None else self.ledger.refusal(claim.owner, claim.quota, claim.use)
@@ -506,18 +745,32 @@ class PoolState:
         return slot
 
     def _wait_again(self, claim_id: str) -> None:
-        self.waiting.put_back(claim_id, self.claims[claim_id].owner)
+        claim = self.claims[claim_id]
+        if claim.doomed:
+            self._leave(claim_id)
+            return
+        self.waiting.put_back(claim_id, claim.owner)
+        if claim.gang:
+            self.gangs[claim.gang].in_line[claim_id] = None
 
-    def _reject(self, claim: Claim, reason: str) -> RejectClaim:
+    def _reject(self, claim: Claim, reason: str) -> list[Instruction]:
+        if claim.gang:
+            return self._fail_gang(self.gangs[claim.gang], "capacity", reason, claim)
         self.waiting.remove(claim.claim_id)
         self._leave(claim.claim_id)
-        return RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)
+        return [RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)]
 
-    def _add(self, key: SlotKey) -> None:
+    def _place(self, slot: Slot, gang_id: str) -> None:
+        """The slot lives in the placement group of this gang."""
+        slot.placement = gang_id
+        self.placements[gang_id] = self.placements.get(gang_id, 0) + 1
+
+    def _add(self, key: SlotKey) -> Slot:
         node = self.nodes.setdefault(key.node_id, Node(key.node_id))
         node.next_slot = max(node.next_slot, key.slot + 1)
         self.slots[key] = slot = Slot(key)
         self._index(slot)
+        return slot
 
     def _bury(self, slot: Slot, cause: Cause) -> None:
         """Forget a slot whose actor is dead; remember its sandbox; let its claim look for another."""
@@ -531,6 +784,13 @@ class PoolState:
                 self.tombstones.popitem(last=False)
         del self.slots[slot.key]
         self._index(slot, gone=True)
+        if slot.placement:
+            self.placements[slot.placement] -= 1
+            gang = self.gangs.get(slot.placement)
+            if gang is not None and slot.key in gang.expected:  # a member has to look elsewhere
+                gang.expected.remove(slot.key)
+                claim_id, _ = gang.growing.popitem()
+                self._wait_again(claim_id)
 
     def _index(self, slot: Slot, *, gone: bool = False) -> None:
         """Bring buckets and the node's counts up to date with what `slot` has become."""
@@ -580,11 +840,25 @@ class PoolState:
             if slot.claim_id is not None:
                 assert self.claims[slot.claim_id].key == key
         self.waiting.check()
-        assert set(self.waiting) == {claim.claim_id for claim in self.claims.values() if claim.key is None}
+        growing = {claim_id for gang in self.gangs.values() for claim_id in gang.growing}
+        assert set(self.waiting) | growing == {claim.claim_id for claim in self.claims.values() if claim.key is None}
+        assert not growing & set(self.waiting)
+        assert self.collecting == "" or self.gangs[self.collecting].in_line
+        for gang in self.gangs.values():
+            entered = [claim for claim in gang.claims if claim.claim_id in self.claims]
+            assert len(entered) + len(gang.ready) == (0 if gang.phase == "over_quota" else len(gang.claims))
+            assert gang.in_line.keys() == {claim.claim_id for claim in entered if claim.claim_id in self.waiting}
+            assert len(gang.growing) == len(gang.bundles) + len(gang.expected)
+        kept = {claim.gang for claim in self.claims.values() if claim.gang and not claim.doomed}
+        assert kept <= self.gangs.keys()
+        assert all(self.placements[slot.placement] for slot in self.slots.values() if slot.placement)
+        assert sum(self.placements.values()) == sum(bool(slot.placement) for slot in self.slots.values())
         for claim in self.claims.values():
             if claim.key is not None:
                 assert self.slots[claim.key].claim_id == claim.claim_id
-        assert not (self.waiting and any(self.buckets[bucket] for bucket in FREE)), "a claim waits beside a free slot"
+        if any(self.buckets[bucket] for bucket in FREE):
+            assert self.waiting.first(self._held, self._may_take) is None, "a claim waits beside a free slot"
+        assert not self.buckets["placed"]
         assert not any(self.claims[claim_id].expired for claim_id in self.waiting)
         assert not self.over_quota.keys() & self.claims.keys()
         assert not any(self._refusal(claim) is None for claim in self.over_quota.values())
@@ -594,6 +868,18 @@ class PoolState:
         assert ledger.uses == self.ledger.uses, (ledger.uses, self.ledger.uses)
         assert len(self.tombstones) <= self.tombstones_kept
         assert len(self.abandoned) <= self.abandoned_kept
+
+
+def _claim_of(event: ev.ClaimAsked, gang: str = "") -> Claim:
+    return Claim(
+        event.claim_id,
+        owner=event.owner,
+        quota=event.quota,
+        use=event.use,
+        idempotency_key=event.idempotency_key,
+        weight=event.weight,
+        gang=gang,
+    )
 
 
 # The events differ from row to row; a test asserts that each row takes the event of its key.
@@ -618,5 +904,13 @@ HANDLERS: Final[dict[type[ev.Event], Handler]] = {
     ev.ClaimDropped: PoolState._claim_dropped,
     ev.ClaimedDirectly: PoolState._claimed_directly,
     ev.ClaimAbandoned: PoolState._claim_abandoned,
+    ev.GangAsked: PoolState._gang_asked,
+    ev.GangDeadlinePassed: PoolState._gang_deadline_passed,
+    ev.GangDropped: PoolState._gang_dropped,
+    ev.GangConfirmed: PoolState._gang_confirmed,
+    ev.GangBroke: PoolState._gang_broke,
+    ev.PlacementReady: PoolState._placement_ready,
+    ev.PlacementFailed: PoolState._placement_failed,
+    ev.PlacementsFound: PoolState._placements_found,
     ev.Ticked: PoolState._ticked,
 }

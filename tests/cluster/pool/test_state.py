@@ -21,14 +21,19 @@ from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
     StopSlot,
 )
@@ -589,9 +594,11 @@ class SimActor:
     epoch: int = 0
     sequence: int = 1
     info: SandboxInfo | None = None
+    placement: str = ""
 
     def described(self) -> ev.SlotDescribed:
-        return described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        word = described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        return ev.SlotDescribed(replace(word.description, placement=self.placement))
 
     def become(self, state: SlotState) -> None:
         self.state = state
@@ -626,6 +633,12 @@ class AnyOrder(RuleBasedStateMachine):
         #: Who asked, by claim.
         self.asked_by: dict[str, str] = {}
         self.won: dict[str, SandboxInfo] = {}
+        self.gangs = 0
+        self.open_gangs: set[str] = set()
+        #: Of those whose sandboxes are confirmed, and of no others.
+        self.whole: dict[str, list[SandboxInfo]] = {}
+        #: Gangs with a placement group in the cluster.
+        self.groups: set[str] = set()
         self.pool = PoolState(sandboxes, warm, Policy(claims_waiting_most=5), tombstones_kept=3)
 
     def tell(self, event: ev.Event) -> None:
@@ -639,6 +652,11 @@ class AnyOrder(RuleBasedStateMachine):
                 case RefuseClaim(claim_id):
                     self.open.remove(claim_id)
                     assert self.asked_by[claim_id] in QUOTAS
+                case AnswerGang(gang_id):
+                    self.open_gangs.remove(gang_id)  # KeyError: answered twice
+                    self.won |= {f"{gang_id} {number}": info for number, info in enumerate(self.whole[gang_id])}
+                case FailGang(gang_id):
+                    self.open_gangs.remove(gang_id)
                 case _:
                     self.orders.append(order)
 
@@ -651,14 +669,26 @@ class AnyOrder(RuleBasedStateMachine):
         match order:
             case EnsureNodeAgent(node_id):
                 self.tell(ev.NodeAgentReady(node_id) if node_id in self.alive else ev.NodeAgentFailed(node_id))
-            case StartSlot(at):
+            case StartSlot(at, placement):
                 assert at not in self.used, "the number of a dead actor was used again"
                 self.used.add(at)
-                if at.node_id in self.alive:
-                    actor = self.actors[at] = SimActor(at)
+                if at.node_id in self.alive and (not placement or placement in self.groups):
+                    actor = self.actors[at] = SimActor(at, placement=placement)
                     self.replies.append((at.node_id, actor.described))
                 else:
                     self.replies.append((at.node_id, lambda: ev.SlotLost(at)))
+            case ReservePlacement(gang_id, bundles):
+                if gang_id in self.pool.placements:
+                    self.groups.add(gang_id)
+                nodes = sorted(self.alive)
+                found = tuple(nodes[number % len(nodes)] for number in range(bundles)) if nodes else ()
+                word = ev.PlacementReady(gang_id, found) if nodes else ev.PlacementFailed(gang_id, "no node")
+                self.replies.append(("", lambda: word))
+            case RemovePlacement(gang_id):
+                assert not any(actor.placement == gang_id for actor in self.actors.values())
+                self.groups.discard(gang_id)
+            case ConfirmGang(gang_id, members):
+                self.confirm(gang_id, members)
             case PrepareSlot(at) | DescribeSlot(at) | StopSlot(at) | KillSandbox(at) | AssignClaim(_, at):
                 if (actor_or_none := self.actors.get(at)) is None:
                     self.replies.append(
@@ -668,6 +698,28 @@ class AnyOrder(RuleBasedStateMachine):
                     self.call(order, actor_or_none)
             case _:
                 raise AssertionError(order)
+
+    def confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
+        words: list[ev.SlotDescribed] = []
+        broken: ev.Event | None = None
+        for claim_id, at, info in members:
+            actor = self.actors.get(at)
+            if actor is None or actor.info != info:
+                broken = ev.GangBroke(gang_id, claim_id, "lost")
+                continue
+            actor.info = replace(info, pending=False)
+            self.change(actor, "running")
+            words.append(actor.described())
+        self.whole[gang_id] = [word.description.info for word in words if word.description.info is not None]
+
+        def ended() -> ev.Event:
+            if broken is not None:
+                return broken
+            for word in words:
+                self.tell(word)
+            return ev.GangConfirmed(gang_id)
+
+        self.replies.append(("", ended))
 
     def call(self, order: Instruction, actor: SimActor) -> None:
         match order:
@@ -696,7 +748,10 @@ class AnyOrder(RuleBasedStateMachine):
                     self.end(actor)
             case AssignClaim(claim_id, at):
                 if actor.state in ("idle", "warm"):
-                    info = actor.info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    if "/" in claim_id:
+                        info = replace(info, gang=claim_id.partition("/")[0], pending=True)
+                    actor.info = info
                     self.change(actor, "running")
                     self.replies.append((at.node_id, lambda: ev.ClaimWon(claim_id, at, info)))
                 else:
@@ -751,6 +806,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.open.add(claim_id)
         self.asked_by[claim_id] = owner
         self.tell(ev.ClaimAsked(claim_id, owner, QUOTAS.get(owner), USE, f"key {claim_id}"))
+
+    @rule(owner=st.sampled_from(("", "dave", *QUOTAS)), count=st.integers(1, 4))
+    def somebody_asks_for_several(self, owner: str, count: int) -> None:
+        self.gangs += 1
+        gang_id = f"gang {self.gangs}"
+        self.open_gangs.add(gang_id)
+        names = [f"{gang_id}/{number}" for number in range(count)]
+        self.asked_by |= dict.fromkeys(names, owner)
+        claims = (ev.ClaimAsked(name, owner, QUOTAS.get(owner), USE, f"key {name}") for name in names)
+        self.tell(ev.GangAsked(gang_id, tuple(claims)))
+
+    @precondition(lambda self: self.open_gangs)
+    @rule(at=st.integers(0, 9), gone=st.booleans())
+    def a_gang_is_given_up(self, at: int, gone: bool) -> None:
+        gang_id = sorted(self.open_gangs)[at % len(self.open_gangs)]
+        self.tell(ev.GangDropped(gang_id) if gone else ev.GangDeadlinePassed(gang_id))
 
     @precondition(lambda self: self.open)
     @rule(at=st.integers(0, 9))
@@ -827,7 +898,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.pool = PoolState(self.sandboxes, self.warm, Policy(claims_waiting_most=5), tombstones_kept=3)
         self.orders, self.replies, self.mail = [], [], []
         self.abandoned = set()
-        self.open = set()  # their callers ask again, as new claims
+        self.open, self.open_gangs = set(), set()  # their callers ask again, as new claims
         self.sweep()
         # The numbers of actors that died before it came may be used again.
         self.used = set(self.actors)
@@ -844,12 +915,15 @@ class AnyOrder(RuleBasedStateMachine):
         for at in self.pool.silent_since(float("inf")):
             if at not in self.actors:
                 self.tell(ev.SlotLost(at))
+        self.tell(ev.PlacementsFound(frozenset(self.groups)))
 
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "pool"):
             self.pool.check()
-            assert self.pool.claims.keys() | self.pool.over_quota.keys() == self.open
+            claims = {claim.claim_id for claim in self.pool.claims.values() if not claim.gang}
+            assert claims | self.pool.over_quota.keys() == self.open
+            assert self.pool.gangs.keys() == self.open_gangs
             for owner, quota in QUOTAS.items():
                 live = sum(actor.info is not None and actor.info.owner == owner for actor in self.actors.values())
                 assert live <= min(quota.sandboxes or 99, quota.cpu or 99, quota.memory_mib or 99), owner
@@ -859,6 +933,8 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         for _ in range(12):
+            for gang_id in sorted(self.open_gangs):
+                self.tell(ev.GangDropped(gang_id))
             self.now += 60.0
             self.sweep()
             self.tell(ev.Ticked())
@@ -870,8 +946,10 @@ class AnyOrder(RuleBasedStateMachine):
             while self.mail:
                 self.read(self.mail.pop(0)[1])
             self.pool.check()
+        assert not any(actor.info.pending for actor in self.actors.values() if actor.info)
         if not self.alive:
             return
+        assert self.groups == {actor.placement for actor in self.actors.values() if actor.placement}
         assert set(self.pool.slots) == set(self.actors)
         claimed = [actor for actor in self.actors.values() if actor.info]
         assert len(self.actors) == max(self.sandboxes, len(claimed))
@@ -890,7 +968,9 @@ TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=60, deadli
 
 _steps = st.lists(
     st.tuples(
-        st.sampled_from(("ask", "ask", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")),
+        st.sampled_from(
+            ("ask", "ask", "ask for two", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")
+        ),
         st.sampled_from(tuple(QUOTAS)),
         st.integers(0, 9),
     ),
@@ -914,6 +994,8 @@ def test_no_order_of_things_takes_a_key_over_its_quota(steps: list[tuple[str, st
         match what:
             case "ask":
                 world.somebody_asks(owner)
+            case "ask for two":
+                world.somebody_asks_for_several(owner, 2)
             case "carry out" if world.orders:
                 world.take(at)
             case "hear" if world.replies:
