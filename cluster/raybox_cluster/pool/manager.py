@@ -263,6 +263,8 @@ class PoolManager:
         )
 
     async def _claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        if not 0 < request.timeout_s <= self._config.max_timeout_s:
+            raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
         gang_id = f"gang-{uuid.uuid4().hex}"
         # Pending until all are there: should nobody be left to confirm them, they end soon by themselves.
         pending_s = min(deadline_s + CONFIRM_WITHIN_S, self._config.max_timeout_s)
