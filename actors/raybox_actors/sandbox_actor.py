@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
@@ -27,6 +27,7 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
+from raybox_actors.execute_request import parse_execute
 from raybox_actors.isolation.cgroup import this_machine
 from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, host_slot, layers_of
 from raybox_actors.kernels.identity import Identity
@@ -55,6 +56,7 @@ from raybox_actors.lifecycle import (
 )
 from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
+from raybox_actors.plain import PlainBatch, PlainError, Remembered, plain_batch, plainly
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
 from raybox_actors.values import (
@@ -78,6 +80,10 @@ POOL_CHECK_INTERVAL_S, POOL_CHECK_MISSES = 30.0, 4
 #: How often a change in the number of running executions is worth a message to the pool manager.
 BUSY_NOTICE_S = 0.5
 NOTICE_DELAY_S = 0.01
+#: Of so many executions it is known that their callers have left; more than can wait in one sandbox.
+LEFT_REMEMBERED = 1024
+#: What methods for callers without raybox answer with.
+Plain: TypeAlias = PlainBatch | PlainError
 
 
 class SandboxActor:
@@ -115,6 +121,7 @@ class SandboxActor:
         self._log = LifeLog()
         self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
+        self._left = Remembered(LEFT_REMEMBERED)  #: executions whose callers over Ray have left
 
     # ---- the pool's calls ----
 
@@ -321,6 +328,58 @@ class SandboxActor:
 
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._running(sandbox_id).remove_context(context_id)
+
+    # ---- the same for callers without raybox: builtins in and out (docs/protocol.md, "Over Ray") ----
+
+    async def run(self, sandbox_id: str, execution_id: str, body: bytes, headers: dict[str, str]) -> Plain:
+        """`execute` as POST /execute has it: its body and its `x-raybox-` headers. A caller who has left already
+        (`leave`) gets nothing begun."""
+
+        async def start() -> PlainBatch:
+            self._current(sandbox_id)
+            told = {name.encode(): value.encode() for name, value in headers.items()}
+            request = parse_execute(body, told, execution_id)
+            self._refuse_left(execution_id)
+            batch = await self.execute(sandbox_id, request)
+            if execution_id in self._left and not batch.done:
+                self._running(sandbox_id).interrupt(execution_id)
+            return plain_batch(batch)
+
+        return await plainly(start())
+
+    async def events(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> Plain:
+        """`poll`: events from number `after_seq` on, waiting for the next for up to `wait_s`."""
+
+        async def look() -> PlainBatch:
+            return plain_batch(await self.poll(sandbox_id, execution_id, after_seq, wait_s))
+
+        return await plainly(look())
+
+    @ray.method(concurrency_group="control")
+    async def leave(self, sandbox_id: str, execution_id: str) -> None:
+        """Interrupt an execution that nobody waits for any more, also one whose `run` is still to come. Never raises:
+        nobody waits for the answer either."""
+
+        async def interrupt() -> None:
+            if sandbox_id == self._life.sandbox_id:
+                self._left.add(execution_id)
+                with contextlib.suppress(NotFound):
+                    self._running(sandbox_id).interrupt(execution_id)
+
+        await plainly(self._on_loop(interrupt))
+
+    @ray.method(concurrency_group="control")
+    async def look(self, sandbox_id: str) -> PlainError | None:
+        """Nothing while the sandbox lives; what there is to say of it when it does not."""
+
+        async def check() -> None:
+            self._current(sandbox_id)
+
+        return await plainly(self._on_loop(check))
+
+    def _refuse_left(self, execution_id: str) -> None:
+        if execution_id in self._left:
+            raise BadRequest(f"the caller of execution {execution_id} left before it began")
 
     # ---- the way to the agent ----
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, unquote
 
+from raybox_actors import fields as f
 from raybox_actors.errors import BadRequest
+from raybox_actors.execute_request import MAX_NAME_CHARS
 from raybox_actors.isolation.policy import ADJUSTABLE
 from raybox_actors.network.rules import parse_request
-from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, ExecuteRequest, PublicState, SandboxInfo
+from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, PublicState, SandboxInfo
 
-from . import fields as f
 from .asgi import Headers
 from .auth import ApiKey
 from .errors import TemplateNotFound
@@ -43,15 +43,12 @@ RESOURCE_METADATA = "raybox."
 EGRESS_FIELDS = ("allowOut", "denyOut", "dnsServers")
 
 MAX_CONTROL_BODY_BYTES = 1024 * 1024
-MAX_EXECUTE_BODY_BYTES = 16 * 1024 * 1024
 MAX_CONTEXT_BODY_BYTES = 64 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 MAX_QUERY_FIELDS = 256
-MAX_NAME_CHARS = 256
 MAX_PATH_CHARS = 4096
 MAX_PAGE = 100
 MAX_REFRESH_S = 3600
-MAX_EXECUTION_TIMEOUT_S = 86_400.0
 MAX_WAIT_S = 600.0
 
 #: Sandboxes that one call may create together.
@@ -68,7 +65,6 @@ INTERPRETER_HEALTH = b'"OK"'
 KEEPALIVE_LINE = b'{"type":"keepalive"}\n'
 
 _IDEMPOTENCY_KEY = re.compile(rb"[a-z0-9-]{1,255}")
-_EXECUTION_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _CONTEXT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _CURSOR = re.compile(r"1 (asc|desc) (\d{1,20}) ([a-z0-9]{1,64})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -454,41 +450,6 @@ def _position(info: SandboxInfo) -> tuple[int, str]:
 
 
 # --- the code interpreter --------------------------------------------------------------------------------------------
-
-
-def parse_execute(body: bytes, headers: Headers, new_execution_id: str) -> ExecuteRequest:
-    """`new_execution_id` is used unless the caller chose one (`X-Raybox-Execution-Id`)."""
-    fields = f.json_object(body)
-    code = f.text(fields, "code", MAX_EXECUTE_BODY_BYTES)
-    if code is None:
-        raise BadRequest("code is required")
-    language = f.text(fields, "language", MAX_NAME_CHARS) or None
-    context_id = f.text(fields, "context_id", MAX_NAME_CHARS) or None
-    if language is not None and context_id is not None:
-        raise BadRequest("Only one of context_id or language can be provided")
-    chosen = headers.get(b"x-raybox-execution-id")
-    if chosen is not None and not _EXECUTION_ID.fullmatch(chosen):
-        raise BadRequest("X-Raybox-Execution-Id must match [A-Za-z0-9_-]{1,64}")
-    return ExecuteRequest(
-        execution_id=new_execution_id if chosen is None else chosen.decode("ascii"),
-        code=code,
-        language=language,
-        context_id=context_id,
-        env_vars=f.environment(fields, "env_vars"),
-        timeout_s=_execution_timeout(headers.get(b"x-raybox-timeout-seconds")),
-    )
-
-
-def _execution_timeout(header: bytes | None) -> float | None:
-    if header is None:
-        return None
-    try:
-        timeout_s = float(header)
-    except ValueError:
-        timeout_s = math.nan
-    if not 0 < timeout_s <= MAX_EXECUTION_TIMEOUT_S:
-        raise BadRequest(f"X-Raybox-Timeout-Seconds must be a number above 0 and up to {MAX_EXECUTION_TIMEOUT_S:.0f}")
-    return timeout_s
 
 
 def parse_new_context(body: bytes) -> tuple[str | None, str | None]:
