@@ -217,6 +217,9 @@ class UpOptions:
         "Ray cluster to join (HOST:PORT or auto); `local` starts one even if RAY_ADDRESS is set.",
         "ADDRESS",
     )
+    gateways: int = _option(
+        1, _whole(1, 256), "Gateway replicas in a cluster that is joined, behind its Serve; one's own Ray has one.", "N"
+    )
     default_timeout_s: float = _option(
         300.0, _seconds(1, 86_400), "How long a sandbox lives that was created without a timeout.", "SECONDS"
     )
@@ -240,6 +243,8 @@ class UpOptions:
             raise OptionError("warm", f"{self.warm} sandboxes cannot be kept ready out of {self.sandboxes}")
         if self.api_key is not None and any(one.sha256 == hash_key(self.api_key) for one in self.api_keys):
             raise OptionError("api-keys", "one of them is the key of --api-key")
+        if self.gateways > 1 and self.address is None:
+            raise OptionError("gateways", "more than one needs a Ray cluster to join (--address)")
         if self.default_timeout_s > self.max_timeout_s:
             raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
         if self.admission_wait_s > self.max_admission_wait_s:
@@ -322,24 +327,27 @@ def read_file(path: Path) -> dict[str, object]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise OptionError(str(path), f"{where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if plain is None:
-        return {}
-    if not isinstance(plain, dict):
-        raise OptionError(str(path), "must be a mapping of option names to values")
+    return {} if plain is None else of_plain(plain, str(path))
+
+
+def of_plain(plain: object, source: str) -> dict[str, object]:
+    """Options of a mapping as YAML gives it, by field name. Raises OptionError, which names the source. Pure."""
+    if not isinstance(plain, Mapping):
+        raise OptionError(source, "must be a mapping of option names to values")
     known = {one.name: one for one in fields(UpOptions)}
     found: dict[str, object] = {}
     for key, value in plain.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise OptionError(
-                str(path), f"unknown option {str(key)!r}; the options are {', '.join(map(option_name, known))}"
+                source, f"unknown option {str(key)!r}; the options are {', '.join(map(option_name, known))}"
             )
         if name in found:
-            raise OptionError(str(path), f"{option_name(name)} is given twice")
+            raise OptionError(source, f"{option_name(name)} is given twice")
         try:
             found[name] = known[name].metadata["check"](value)
         except ValueError as error:
-            raise OptionError(str(path), f"{option_name(name)} {error}") from None
+            raise OptionError(source, f"{option_name(name)} {error}") from None
     return found
 
 

@@ -56,7 +56,6 @@ async def test_several_are_created_together(connect: Any, player: Player) -> Non
         connect(**player.options).create_many(2, deadline_s=9, template="base", envs={"A": "1"}, idempotency_key="g")
     )
     assert [sandbox.sandbox_id for sandbox in made] == [SANDBOX_ID] * 2
-    assert made[0].timings_ms == CREATED.get("raybox", {}).get("timings_ms", {})
     (asked,) = player.seen
     assert (asked.json["count"], asked.json["deadline_s"]) == (2, 9)
     assert (asked.json["create"]["templateID"], asked.json["create"]["envVars"]) == ("base", {"A": "1"})

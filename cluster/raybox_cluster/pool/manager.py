@@ -677,6 +677,14 @@ def _timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_
     return replace(info, timings_ms={**info.timings_ms, **timings})
 
 
+def start_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+    """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
+    try:
+        answer_sync(ensure_manager(config, ActorClasses()).start.remote(config), timeout_s)
+    except TimeoutError:
+        raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 

@@ -34,7 +34,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "max-admission-wait-s": 60, "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256,
         "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
-        "warm-languages": "r,bash",
+        "warm-languages": "r,bash", "gateways": 2,
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
@@ -76,6 +76,8 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"address": "somewhere"}, "address: must be"),
         ({"address": "host:port"}, "address: must be"),
         ({"address": "ray://host:10001"}, "address: a Ray client address"),
+        ({"gateways": 0}, "gateways: must be"),
+        ({"gateways": 2}, "gateways: more than one needs a Ray cluster to join"),
         ({"default_timeout_s": "nan"}, "default-timeout-s: must be"),
         ({"default_timeout_s": 100, "max_timeout_s": 50}, "default-timeout-s: is longer"),
         ({"admission_wait_s": -1}, "admission-wait-s: must be"),
