@@ -120,7 +120,7 @@ def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, clean
     _import_ray()
     imports.start()  # half a second of imports while ray.init waits for its processes
     cleanups.callback(local_ray.stop, Path(record.folder))
-    ray = local_ray.start(Path(record.folder))
+    ray = local_ray.start(Path(record.folder), options.sandboxes * options.cpu_request)
     _catch_signals()  # ray.init puts its own in place
     imports.join()
     record = replace(record, ray_address=ray.address)

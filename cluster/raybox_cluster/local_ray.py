@@ -13,10 +13,13 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
-#: Logical CPUs only decide what Ray queues; a sandbox is limited by its walls, so they must never be what runs out.
+#: Logical resources only decide what Ray queues; sandboxes are limited by walls, so they must never be what runs out.
 LOGICAL_CPUS = 10_000
+#: The same of memory: 64 TiB.
+LOGICAL_MEMORY_BYTES = 1 << 46
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 #: A socket's path has 107 bytes, of which Ray's own part takes about 65.
 LONGEST_BASE = 30
@@ -80,13 +83,14 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="raybox-", dir=base))
 
 
-def start(folder: Path) -> LocalRay:
-    """Start Ray and connect to it. Call from the main thread, after `prepare_environment`."""
+def start(folder: Path, cpus: float) -> LocalRay:
+    """Start Ray and connect to it. Call from the main thread, after `prepare_environment`. cpus: that are asked for."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=LOGICAL_CPUS,
+        num_cpus=LOGICAL_CPUS + ceil(cpus),
+        _memory=LOGICAL_MEMORY_BYTES,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,

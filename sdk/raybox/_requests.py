@@ -19,6 +19,7 @@ from ._config import (
     INTERPRETER_PORT,
     USER_AGENT,
     ConnectionConfig,
+    own_ray_node,
     seconds,
 )
 from ._errors import AuthenticationException, InvalidArgumentException
@@ -125,6 +126,7 @@ def create(
     lifecycle: Mapping[str, Any] | None = None,
     volume_mounts: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    locality: Literal["caller"] | None = None,
 ) -> Request:
     if mcp is not None:
         raise InvalidArgumentException("mcp is not supported yet")
@@ -143,6 +145,10 @@ def create(
         payload["volumeMounts"] = [
             {"name": getattr(volume, "name", volume), "path": path} for path, volume in volume_mounts.items()
         ]
+    if locality not in (None, "caller"):
+        raise InvalidArgumentException(f"locality must be 'caller' or None, got {locality!r}")
+    if locality == "caller" and (node_id := own_ray_node()) is not None:
+        payload["raybox"] = {"near_node_id": node_id}
     extra: tuple[tuple[str, str], ...] = ()
     if idempotency_key is not None:
         if not isinstance(idempotency_key, str) or re.fullmatch(r"[a-z0-9-]{1,255}", idempotency_key) is None:

@@ -1,4 +1,5 @@
-"""How the pool's actors are made: all detached, without CPU of their own, with nothing in their runtime_env.
+"""How the pool's actors are made: all detached, with nothing in their runtime_env. Sandboxes ask Ray for what the pool
+says of CPU and memory, so that its scheduler and autoscaler see them; the others ask for nothing.
 
 A runtime_env would cost a second interpreter start for every actor. Task events are off: Ray keeps at most 100,000 of
 them, and ours would drive out the user's.
@@ -31,6 +32,7 @@ def start_sandbox_actor(
 ) -> Handle:
     """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks.
 
+    Where the node has no room, calls of the actor raise ActorUnschedulableError: it never waits for room.
     within: the bundle of a gang's placement group that it shall live in; its node is that of `key`.
     """
     cls = _load(classes.sandbox)
@@ -43,8 +45,9 @@ def start_sandbox_actor(
         lifetime="detached",
         max_restarts=0,
         max_task_retries=0,
-        num_cpus=0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False)
+        num_cpus=config.cpu_request,
+        memory=config.memory_request_mib * 2**20 or None,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False, _fail_on_unavailable=True)
         if within is None
         else PlacementGroupSchedulingStrategy(within.group, within.index),
         enable_task_events=False,

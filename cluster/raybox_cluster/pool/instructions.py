@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from raybox_actors.errors import Cause
 from raybox_actors.values import MemberReport, SandboxInfo
 from raybox_cluster.pool.events import SlotKey
 
@@ -20,9 +21,17 @@ class EnsureNodeAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class StopNodeAgent:
+    """Nothing of the pool is left on the node: away with the agent, which would keep Ray from releasing the node;
+    NodeAgentStopped."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartSlot:
-    """Start a sandbox actor, in a bundle of the placement group of this gang if one is named; SlotDescribed or
-    SlotLost."""
+    """Start a sandbox actor, in a bundle of the placement group of this gang if one is named; SlotDescribed,
+    SlotUnplaced or SlotLost."""
 
     key: SlotKey
     placement: str = ""
@@ -68,10 +77,12 @@ class AnswerClaim:
 
 @dataclass(frozen=True, slots=True)
 class KillSandbox:
-    """Nobody has this sandbox: its claim was served elsewhere while its actor was thought dead or gave no answer."""
+    """Nobody has this sandbox: its claim was served elsewhere while its actor was thought dead or gave no answer. Or,
+    with the cause `node_lost`, its node is going away and its grace is over."""
 
     key: SlotKey
     sandbox_id: str
+    cause: Cause = "killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,7 @@ class FailGang:
 
 Instruction: TypeAlias = (
     EnsureNodeAgent
+    | StopNodeAgent
     | StartSlot
     | PrepareSlot
     | DescribeSlot

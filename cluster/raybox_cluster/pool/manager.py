@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 
 from raybox_actors import sandbox_id as ids
-from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import (
     BadRequest,
     Cause,
@@ -41,6 +41,8 @@ from raybox_cluster.pool import events as ev
 from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
+from raybox_cluster.pool.cluster_view import look, report_demand
+from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
@@ -58,9 +60,11 @@ from raybox_cluster.pool.instructions import (
     RemovePlacement,
     ReservePlacement,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.leaks import LeakCounts
+from raybox_cluster.pool.placement import RayNode, fitting, may_host, sandbox_bundle
 from raybox_cluster.pool.placement_groups import Bundle
 from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import PoolState
@@ -103,7 +107,17 @@ class PoolManager:
 
     def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
         self._config, self._classes = config, classes or ActorClasses()
-        self._state = PoolState(config.sandboxes, config.warm, unix_ahead_s=time.time() - time.monotonic())
+        self._state = PoolState(
+            config.sandboxes,
+            config.warm,
+            placement=config.placement,
+            min_sandboxes=config.min_sandboxes,
+            idle_s=config.idle_s,
+            unix_ahead_s=time.time() - time.monotonic(),
+        )
+        self._bundle = sandbox_bundle(config.cpu_request, config.memory_request_mib)
+        #: What Ray's autoscaler was last asked for; None: nobody knows yet.
+        self._requested: Request | None = None
         self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
@@ -174,7 +188,7 @@ class PoolManager:
         if task.done() and not task.cancelled() and task.exception() is None:
             for info in task.result():
                 if (parts := ids.parse(info.sandbox_id)) is not None:
-                    await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id)
+                    await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id, "killed")
 
     async def _once(self, owner: str, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """What `work` returned to the first who came with this key; failures are forgotten."""
@@ -259,7 +273,13 @@ class PoolManager:
         """Raises BadRequest, LimitReached."""
         use = self._use(request.resources)
         return ev.ClaimAsked(
-            claim_id, request.owner, request.quota, use, request.idempotency_key, weight=request.weight
+            claim_id,
+            request.owner,
+            request.quota,
+            use,
+            request.idempotency_key,
+            near_node_id=request.near_node_id,
+            weight=request.weight,
         )
 
     async def _claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
@@ -398,6 +418,8 @@ class PoolManager:
         match order:
             case EnsureNodeAgent(node_id):
                 self._spawn(self._ensure_agent(node_id, AGENT_TIMEOUT_S))
+            case StopNodeAgent(node_id):
+                self._spawn(self._stop_agent(node_id))
             case StartSlot(key, placement, bundle):
                 within = Bundle(self._groups[placement], bundle, placement) if placement else None
                 self._spawn(self._start_slot(key, within))
@@ -409,8 +431,8 @@ class PoolManager:
                 self._spawn(self._stop_slot(key))
             case AssignClaim(claim_id, key):
                 self._spawn(self._assign(claim_id, key))
-            case KillSandbox(key, sandbox_id):
-                self._spawn(self._kill(key, sandbox_id))
+            case KillSandbox(key, sandbox_id, cause):
+                self._spawn(self._kill(key, sandbox_id, cause))
             case AnswerClaim(claim_id, info):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -440,7 +462,7 @@ class PoolManager:
         agent: Handle = None
         try:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
-            await answer(agent.start.remote(), timeout_s)
+            facts: NodeFacts = await answer(agent.start.remote(), timeout_s)
             self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
             known = self._state.nodes.get(node_id)
@@ -451,7 +473,16 @@ class PoolManager:
                 ray.kill(agent, no_restart=False)
             self._tell(ev.NodeAgentFailed(node_id, _one_line(error) if isinstance(error, RayboxError) else ""))
         else:
-            self._tell(ev.NodeAgentReady(node_id))
+            self._tell(ev.NodeAgentReady(node_id, facts.no_network))
+
+    async def _stop_agent(self, node_id: str) -> None:
+        with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
+            agent = await asyncio.to_thread(find, node_agent_name(self._config, node_id))
+            try:
+                await answer(agent.stop.remote(), RETIRE_TIMEOUT_S)
+            finally:
+                ray.kill(agent)
+        self._tell(ev.NodeAgentStopped(node_id))
 
     async def _check_agent(self, node_id: str) -> None:
         """Whether its zygote still answers; without one, no slot can be prepared there."""
@@ -467,6 +498,10 @@ class PoolManager:
             handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key, within)
             self._handles[key] = handle
             self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
+        except ActorUnschedulableError:
+            self._note(f"slot {key.slot}: there is no room for it on node {key.node_id[:12]} any more")
+            self._tell(ev.SlotUnplaced(key))
+            self._handles.pop(key, None)
         except (RayboxError, RayActorError, TimeoutError, ValueError) as error:
             await self._lose(key, error, kill=True)
 
@@ -514,7 +549,8 @@ class PoolManager:
         handle = self._handles[key]
         try:
             # The only way to take it that whoever claims it directly respects: by claiming it first.
-            await answer(handle.claim.remote(CreateRequest(timeout_s=self._config.max_timeout_s)), CLAIM_TIMEOUT_S)
+            request = CreateRequest(timeout_s=self._config.max_timeout_s, allow_internet_access=False)
+            await answer(handle.claim.remote(request), CLAIM_TIMEOUT_S)
         except SlotTaken:
             self._tell(ev.StopRefused(key))
             return
@@ -526,10 +562,10 @@ class PoolManager:
         self._tell(ev.SlotStopped(key))
         self._handles.pop(key, None)
 
-    async def _kill(self, key: SlotKey, sandbox_id: str) -> None:
+    async def _kill(self, key: SlotKey, sandbox_id: str, cause: Cause) -> None:
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
             handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, key.node_id, key.slot))
-            await answer(handle.kill.remote(sandbox_id), CLAIM_TIMEOUT_S)
+            await answer(handle.kill.remote(sandbox_id, cause), CLAIM_TIMEOUT_S)
 
     async def _lose(self, key: SlotKey, error: Exception, *, kill: bool = False) -> None:
         """The actor is dead, or `kill`: as good as dead. The node is asked for too, so that the cause is right."""
@@ -558,15 +594,19 @@ class PoolManager:
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
         known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
-        nodes, living = await asyncio.gather(asyncio.to_thread(alive_nodes), asyncio.to_thread(names, self._config))
-        for node_id in self._state.nodes.keys() - set(nodes):
+        nodes, living = await asyncio.gather(asyncio.to_thread(look), asyncio.to_thread(names, self._config))
+        by_prefix = {node.node_id[:12]: node.node_id for node in nodes}
+        for node_id in self._state.nodes.keys() - set(by_prefix.values()):
             self._tell(ev.NodeGone(node_id))
-        by_prefix = {node_id[:12]: node_id for node_id in nodes}
-        found = set()
+        found, agents = set(), set()
         for name in living:
-            match = re.fullmatch(r".*-sandbox-([0-9a-f]{12})-([0-9]+)", name)
+            match = re.fullmatch(r".*-(?:node|sandbox)-([0-9a-f]{12})(?:-([0-9]+))?", name)
             if match is not None and match[1] in by_prefix:
-                found.add(SlotKey(by_prefix[match[1]], int(match[2])))
+                node_id = by_prefix[match[1]]
+                if match[2] is None:
+                    agents.add(node_id)
+                else:
+                    found.add(SlotKey(node_id, int(match[2])))
         recovering = not self._recovered.is_set()
         for key in sorted(found - self._state.slots.keys()):
             self._tell(ev.SlotFound(key))
@@ -578,8 +618,10 @@ class PoolManager:
             groups = await asyncio.to_thread(placement_groups.existing, self._config)
             self._tell(ev.PlacementsFound(frozenset(groups.keys() - self._groups.keys())))
         self._sweeps += 1
-        for node_id in nodes:
-            self._tell(ev.NodeSeen(node_id))
+        for node in nodes:
+            self._tell(self._seen(node))
+        for node_id in agents:
+            self._tell(ev.NodeAgentFound(node_id))
         for key, known_slot in known.items():
             if key not in found and self._state.slots.get(key) is known_slot:
                 await self._lose(key, ActorDiedError())
@@ -587,9 +629,28 @@ class PoolManager:
             del self._handles[key]
         for key in self._state.silent_since(time.monotonic() - SILENCE_S):
             self._ask(key)
-        for node_id, node in list(self._state.nodes.items()):
-            if node.agent == "ready":
+        for node_id, known_node in list(self._state.nodes.items()):
+            if known_node.agent == "ready":
                 self._spawn(self._check_agent(node_id))
+        await self._report_demand(nodes)
+
+    def _seen(self, node: RayNode) -> ev.NodeSeen:
+        drain_at_s = None
+        if node.drain_deadline_s is not None:
+            drain_at_s = self._state.policy.drain_at_s(
+                node.drain_deadline_s, self._config.drain_grace_s, time.monotonic(), time.time()
+            )
+        hosts, room = may_host(self._config.node_labels, node), fitting(self._bundle, node.available)
+        return ev.NodeSeen(node.node_id, hosts, room, drain_at_s)
+
+    async def _report_demand(self, nodes: list[RayNode]) -> None:
+        wanted = request(self._bundle, self._config.node_labels, self._state.unmet(), nodes)
+        if wanted != self._requested:
+            try:
+                await asyncio.to_thread(report_demand, self._config.name, wanted)
+                self._requested = wanted
+            except Exception as error:  # whatever Ray's own layers raise; the next look tries again
+                self._note(f"Ray's autoscaler could not be told: {error!r}")
 
     def _remember_keys(self) -> None:
         """What a former manager promised: its sandboxes know the keys they were created under."""
@@ -690,8 +751,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
+    """An elastic pool is ready when its minimum is: further nodes take minutes, and may never come."""
+    least = config.sandboxes if config.min_sandboxes is None else config.min_sandboxes
     taken = sum(status.slots_by_state.get(state, 0) for state in ("starting", "running", "paused"))
-    return bool(status.slots_by_state) and status.warm >= min(config.warm, config.sandboxes - taken)
+    return (least == 0 or bool(status.slots_by_state)) and status.warm >= min(config.warm, least - taken)
 
 
 def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
@@ -717,6 +780,7 @@ def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
         time.sleep(0.05)
     for gang_id in placement_groups.existing(config):
         placement_groups.remove(config, gang_id)
+    report_demand(config.name, Request())
 
 
 def _end(handles: Any, method: str) -> None:

@@ -9,9 +9,10 @@ from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from raybox_actors.config import PoolConfig, placement_name
+from raybox_cluster.pool.placement import sandbox_bundle
 
-#: What one sandbox reserves.
-BUNDLE: Final = {"CPU": 0.001}
+#: What a sandbox reserves that asks Ray for nothing: a bundle must not be empty.
+LEAST: Final = {"CPU": 0.0001}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,13 @@ class Bundle:
 
 def reserve(config: PoolConfig, gang_id: str, bundles: int) -> PlacementGroup:
     """Ask for room; whoever asks awaits `ready()`. Detached: it stays until `remove`, whoever dies."""
+    bundle = sandbox_bundle(config.cpu_request, config.memory_request_mib) or LEAST
     group: PlacementGroup = placement_group(
-        [dict(BUNDLE)] * bundles, "SPREAD", placement_name(config, gang_id), lifetime="detached"
+        [bundle] * bundles,
+        "PACK" if config.placement == "pack" else "SPREAD",
+        placement_name(config, gang_id),
+        lifetime="detached",
+        bundle_label_selector=[dict(config.node_labels)] * bundles,
     )
     return group
 

@@ -21,6 +21,7 @@ from raybox_cluster.pool.adoption import end_manager
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import names
 from raybox_cluster.pool.manager import ensure_pool, teardown_pool
+from raybox_cluster.pool.placement import sandbox_bundle
 from tests.cluster.pool.conftest import CLASSES
 from tests.cluster.pool.test_manager import in_actor, pid_of, until
 
@@ -139,7 +140,7 @@ async def test_what_is_lacking_is_reserved_as_one_placement_group_that_ends_with
     ensure_manager(wider, CLASSES)
     infos = await backend.create_many(CreateRequest(owner="alice"), 5, 60.0)
     (group,) = placement_groups.existing(wider).values()
-    assert group.bundle_specs == [placement_groups.BUNDLE] * 2
+    assert group.bundle_specs == [sandbox_bundle(wider.cpu_request, wider.memory_request_mib)] * 2
     assert {one.sandbox_id for one in await backend.sandboxes()} == {info.sandbox_id for info in infos}
     for info in infos:
         await backend.kill(info.sandbox_id)
@@ -157,7 +158,7 @@ async def test_what_is_lacking_is_reserved_as_one_placement_group_that_ends_with
     def ask_for_too_much(_manager: Any) -> None:
         from raybox_cluster.pool import placement_groups
 
-        placement_groups.BUNDLE["CPU"] = 1000.0
+        placement_groups.sandbox_bundle = lambda *_: {"CPU": 1000.0}
 
     in_actor(manager_name(wider), ask_for_too_much)
     with pytest.raises(GangFailed) as caught:
