@@ -158,7 +158,7 @@ async def test_what_is_lacking_is_reserved_as_one_placement_group_that_ends_with
     def ask_for_too_much(_manager: Any) -> None:
         from raybox_cluster.pool import placement_groups
 
-        placement_groups.sandbox_bundle = lambda *_: {"CPU": 1000.0}
+        vars(placement_groups)["sandbox_bundle"] = lambda *_: {"CPU": 1000.0}
 
     in_actor(manager_name(wider), ask_for_too_much)
     with pytest.raises(GangFailed) as caught:
