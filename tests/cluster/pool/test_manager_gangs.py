@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +15,6 @@ from raybox_actors.config import PoolConfig, manager_name
 from raybox_actors.errors import BadRequest, GangFailed, NoCapacity
 from raybox_actors.values import CreateRequest, Quota
 from raybox_cluster.pool import placement_groups
-from raybox_cluster.pool.actors import ensure_manager
-from raybox_cluster.pool.adoption import end_manager
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import names
 from raybox_cluster.pool.manager import ensure_pool, teardown_pool
@@ -129,40 +126,52 @@ async def test_a_half_made_gang_of_a_dead_manager_is_ended_and_asked_for_again(g
     await free(backend, 3)
 
 
+@pytest.fixture
+def elastic_pool(ray_cluster: str) -> Iterator[PoolConfig]:
+    """Two slots without demand, four with."""
+    config = PoolConfig(
+        name=f"e{secrets.token_hex(3)}",
+        secret=b"x",
+        sandboxes=4,
+        min_sandboxes=2,
+        idle_s=0.5,
+        warm=0,
+        memory_request_mib=1,
+    )
+    ensure_pool(config, timeout_s=60.0, classes=CLASSES)
+    yield config
+    teardown_pool(config)
+    assert not placement_groups.existing(config)
+
+
 async def test_what_is_lacking_is_reserved_as_one_placement_group_that_ends_with_its_sandboxes(
-    gang_pool: PoolConfig,
+    elastic_pool: PoolConfig,
 ) -> None:
-    backend = RayBackend(gang_pool)
-    await free(backend, 3)
-    # A manager that may have more slots, and is asked before it has started any.
-    end_manager(gang_pool)
-    wider = replace(gang_pool, sandboxes=5)
-    ensure_manager(wider, CLASSES)
-    infos = await backend.create_many(CreateRequest(owner="alice"), 5, 60.0)
-    (group,) = placement_groups.existing(wider).values()
-    assert group.bundle_specs == [sandbox_bundle(wider.cpu_request, wider.memory_request_mib)] * 2
+    backend = RayBackend(elastic_pool)
+    await free(backend, 2)
+    infos = await backend.create_many(CreateRequest(owner="alice"), 4, 60.0)
+    (group,) = placement_groups.existing(elastic_pool).values()
+    assert group.bundle_specs == [sandbox_bundle(elastic_pool.cpu_request, elastic_pool.memory_request_mib)] * 2
     assert {one.sandbox_id for one in await backend.sandboxes()} == {info.sandbox_id for info in infos}
     for info in infos:
         await backend.kill(info.sandbox_id)
 
     async def removed() -> bool:
-        return not placement_groups.existing(wider)
+        return not placement_groups.existing(elastic_pool)
 
     await until(removed)
-    await free(backend, 5)
+    await free(backend, 2)
 
     # The same where the cluster has no room: nothing is left of it.
-    end_manager(wider)
-    ensure_manager(replace(wider, sandboxes=6), CLASSES)
-
     def ask_for_too_much(_manager: Any) -> None:
         from raybox_cluster.pool import placement_groups
 
         vars(placement_groups)["sandbox_bundle"] = lambda *_: {"CPU": 1000.0}
 
-    in_actor(manager_name(wider), ask_for_too_much)
+    in_actor(manager_name(elastic_pool), ask_for_too_much)
     with pytest.raises(GangFailed) as caught:
-        await backend.create_many(CreateRequest(owner="alice"), 6, 0.5)
-    assert [one.reason for one in caught.value.report].count("the cluster had no room for it yet") == 1
+        await backend.create_many(CreateRequest(owner="alice"), 4, 0.5)
+    reasons = [one.reason for one in caught.value.report]
+    assert reasons == ["its slot was kept until all had one"] * 2 + ["the cluster had no room for it yet"] * 2
     await until(removed)
-    await free(backend, 6)
+    await free(backend, 2)
