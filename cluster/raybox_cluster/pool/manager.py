@@ -111,6 +111,7 @@ class PoolManager:
             config.sandboxes,
             config.warm,
             placement=config.placement,
+            warm_per_node=config.warm_per_node,
             min_sandboxes=config.min_sandboxes,
             idle_s=config.idle_s,
             unix_ahead_s=time.time() - time.monotonic(),

@@ -9,6 +9,7 @@ from raybox_actors.values import Quota, SandboxInfo, SlotDescription
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.placement import UNBOUNDED
 from raybox_cluster.pool.quotas import NOTHING, Charge, Use
+from raybox_cluster.pool.warmth import Warmth
 
 #: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
 #: `placed`: free, but for the gang in whose placement group it
@@ -91,6 +92,12 @@ class Node:
     @property
     def taken(self) -> int:
         return len(self.buckets["taken"])
+
+    def warmth(self, idle: int) -> Warmth:
+        """idle: how many could be prepared."""
+        ordered = len(self.buckets["idle"]) - idle
+        ready = len(self.buckets["warm"]) + len(self.buckets["preparing"]) + ordered
+        return Warmth(self.node_id, self.slots, self.taken, ready, idle)
 
     @property
     def empty(self) -> bool:

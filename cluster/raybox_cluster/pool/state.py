@@ -49,6 +49,7 @@ from raybox_cluster.pool.placement import Candidate, allot, in_turn
 from raybox_cluster.pool.policy import Policy
 from raybox_cluster.pool.quotas import NOTHING, Charge, Ledger, Use, can_ever, charge_of, room
 from raybox_cluster.pool.waiting import WaitingLine
+from raybox_cluster.pool.warmth import WarmTarget, lacking
 
 
 @dataclass
@@ -57,6 +58,7 @@ class PoolState:
     warm: int
     policy: Policy = field(default_factory=Policy)
     placement: Placement = "spread"
+    warm_per_node: int = 0
     min_sandboxes: int | None = None  #: slots kept without demand; None: all of them
     idle_s: float = 60.0  #: for which slots above that are kept after they were last needed
     tombstones_kept: int = 10_000
@@ -686,32 +688,30 @@ class PoolState:
         return orders
 
     def _refill(self, now_s: float) -> list[Instruction]:
+        ready = sum(len(self.buckets[bucket]) for bucket in ("warm", "preparing"))
+        if not self.buckets["idle"] or (ready >= self.warm and not self.warm_per_node):
+            return []
+        # A slot that was ordered to prepare and was claimed meanwhile is not idle any more.
+        idle = {
+            node.node_id: [slot for slot in node.buckets["idle"].values() if not slot.prepare_ordered]
+            for node in self.nodes.values()
+            if node.agent == "ready"
+        }
+        lacks = lacking(
+            WarmTarget(self.warm, self.warm_per_node),
+            self.placement,
+            [self.nodes[node_id].warmth(len(free)) for node_id, free in idle.items()],
+        )
         orders: list[Instruction] = []
-        missing = self.warm - len(self.buckets["warm"]) - len(self.buckets["preparing"])
-        if missing <= 0:
-            return orders
-        # Slots that were ordered to prepare and were claimed meanwhile are not idle any more.
-        missing -= sum(slot.prepare_ordered for slot in self.buckets["idle"].values())
-        if missing <= 0:
-            return orders
-        idle = [
-            (n.taken + n.preparing + len(n.buckets["warm"]), list(n.buckets["idle"].values()))
-            for n in self.nodes.values()
-        ]
-        for slot in in_turn(self.placement, idle, len(self.buckets["idle"])):
-            node = self.nodes[slot.key.node_id]
-            if slot.prepare_ordered or node.agent != "ready":
+        for node_id, count in lacks.items():
+            node = self.nodes[node_id]
+            allowed = self.policy.prepares_allowed(node.executions) - node.preparing
+            if allowed <= 0 or not self._due(node.prepare_after_s, now_s):
                 continue
-            if node.preparing >= self.policy.prepares_allowed(node.executions):
-                continue
-            if not self._due(node.prepare_after_s, now_s):
-                continue
-            slot.prepare_ordered = True
-            self._index(slot)
-            orders.append(PrepareSlot(slot.key))
-            missing -= 1
-            if missing == 0:
-                break
+            for slot in idle[node_id][: min(count, allowed)]:
+                slot.prepare_ordered = True
+                self._index(slot)
+                orders.append(PrepareSlot(slot.key))
         return orders
 
     # ---- bookkeeping ----
