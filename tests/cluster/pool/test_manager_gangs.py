@@ -160,6 +160,11 @@ async def test_what_is_lacking_is_reserved_as_one_placement_group_that_ends_with
         return not placement_groups.existing(elastic_pool)
 
     await until(removed)
+
+    async def shrunk() -> bool:
+        return [node.slots for node in (await backend.status()).nodes] == [2]
+
+    await until(shrunk)
     await free(backend, 2)
 
     # The same where the cluster has no room: nothing is left of it.
