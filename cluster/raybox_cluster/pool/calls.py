@@ -32,9 +32,8 @@ async def answer(call: Awaitable[Any], timeout_s: float | None = None) -> Any:
     On timeout the method goes on in its actor.
     """
     try:
-        if timeout_s is None:
+        async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 may lose a cancellation
             return await call
-        return await asyncio.wait_for(asyncio.ensure_future(call), timeout_s)
     except RayTaskError as error:
         raise translate(error) from None
 
