@@ -10,98 +10,35 @@ something, `wake_at_s` says when to tell Ticked.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from raybox_actors import sandbox_id as ids
-from raybox_actors.config import Placement
 from raybox_actors.errors import Cause
-from raybox_actors.values import NodeStatus, PoolCapacity, PoolStatus, Quota, SandboxInfo
 from raybox_cluster.pool import events as ev
-from raybox_cluster.pool.demand import Peak
 from raybox_cluster.pool.events import SlotKey
-from raybox_cluster.pool.forecast import free_in_s
-from raybox_cluster.pool.gangs import Gang
+from raybox_cluster.pool.gang_rules import GangRules, claim_of
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
-    AnswerGang,
-    AssignClaim,
-    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
-    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
-    RemovePlacement,
-    ReservePlacement,
     StartSlot,
     StopNodeAgent,
-    StopSlot,
 )
-from raybox_cluster.pool.members import BUCKETS, FREE, Bucket, Claim, Node, Slot
-from raybox_cluster.pool.placement import Candidate, allot, in_turn
-from raybox_cluster.pool.policy import Policy
-from raybox_cluster.pool.quotas import NOTHING, Charge, Ledger, Use, can_ever, charge_of, room
-from raybox_cluster.pool.waiting import WaitingLine
+from raybox_cluster.pool.members import FREE, Claim, Node, Slot
+from raybox_cluster.pool.placement import Candidate, allot
+from raybox_cluster.pool.quotas import can_ever
 from raybox_cluster.pool.warmth import WarmTarget, lacking
 
 
 @dataclass
-class PoolState:
-    sandboxes: int
-    warm: int
-    policy: Policy = field(default_factory=Policy)
-    placement: Placement = "spread"
-    warm_per_node: int = 0
-    min_sandboxes: int | None = None  #: slots kept without demand; None: all of them
-    idle_s: float = 60.0  #: for which slots above that are kept after they were last needed
-    tombstones_kept: int = 10_000
-    abandoned_kept: int = 1_000
-    #: Unix time less the clock of `handle`, for the deadlines of sandboxes.
-    unix_ahead_s: float = 0.0
-    nodes: dict[str, Node] = field(default_factory=dict, init=False)
-    slots: dict[SlotKey, Slot] = field(default_factory=dict, init=False)
-    #: Every claim that is neither won nor given up.
-    claims: dict[str, Claim] = field(default_factory=dict, init=False)
-    #: Those of `claims` without a slot.
-    waiting: WaitingLine = field(default_factory=WaitingLine, init=False)
-    #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
-    over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
-    #: Those that are neither whole nor given up.
-    gangs: dict[str, Gang] = field(default_factory=dict, init=False)
-    #: The one that collects slots which come free, while members of it wait; or empty.
-    collecting: str = field(default="", init=False)
-    #: Gangs that have placement groups, ended ones included, and how many slots live in each.
-    placements: dict[str, int] = field(default_factory=dict, init=False)
-    #: Live sandboxes and `claims`, by owner.
-    ledger: Ledger = field(default_factory=Ledger, init=False)
-    #: Slots by bucket, each in the order in which they came there.
-    buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {b: {} for b in BUCKETS}, init=False)
-    #: Sandboxes that died with their actor, and why; the others are in their actor's own ring.
-    tombstones: OrderedDict[str, Cause] = field(default_factory=OrderedDict, init=False)
-    #: Keys of direct claims whose outcome nobody knows, and gangs of former managers that never became whole: a sandbox
-    #: born under one is nobody's.
-    abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
-    #: When slots came free, the latest last.
-    freed_at_s: deque[float] = field(default_factory=deque, init=False)
-    #: When Ticked may bring new instructions; None: not by time alone.
-    wake_at_s: float | None = field(default=None, init=False)
-    #: Of the event that is being handled.
-    now_s: float = field(default=0.0, init=False)
-    #: So many slots are wanted, by what was needed lately.
-    target: int = field(default=0, init=False)
-    _needed: Peak = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.freed_at_s = deque(maxlen=self.policy.freed_remembered)
-        self._needed = Peak(self.idle_s)
-
+class PoolState(GangRules):
     def handle(self, event: ev.Event, now_s: float) -> list[Instruction]:
         """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
         self.now_s = now_s
@@ -123,89 +60,6 @@ class PoolState:
         orders += self._start(usable, now_s)
         orders += self._release_nodes(usable)
         return [*orders, *self._refill(now_s), *self._remove_placements()]
-
-    # ---- what others want to know ----
-
-    def live(self) -> Iterator[SandboxInfo]:
-        """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
-        its actor's last word is that it starts."""
-        for slot in self.slots.values():
-            if slot.stopping:  # what is there is the claim that StopSlot itself made
-                continue
-            known = slot.description
-            if known is None or known.info is None or known.info.pending:
-                continue
-            given = known.state == "starting" and slot.claimed_epoch >= known.epoch
-            if given or known.state in ("running", "paused"):
-                yield known.info
-
-    def status(self) -> PoolStatus:
-        by_state: dict[str, int] = {}
-        busy = 0
-        for slot in self.slots.values():
-            if slot.description:
-                by_state[slot.description.state] = by_state.get(slot.description.state, 0) + 1
-                busy += slot.description.executions_running > 0
-        return PoolStatus(
-            nodes=[
-                NodeStatus(
-                    n.node_id,
-                    True,
-                    n.agent == "ready",
-                    n.slots,
-                    n.agent_problem or n.no_network,
-                    draining=n.drain_at_s is not None,
-                    hosts=n.hosts,
-                )
-                for n in self.nodes.values()
-            ],
-            slots_by_state=by_state,
-            capacity=self.sandboxes,
-            warm=len(self.buckets["warm"]),
-            busy=busy,
-            claims_waiting=len(self.waiting),
-        )
-
-    def capacity(self, owner: str, quota: Quota | None, use: Use, now_s: float) -> PoolCapacity:
-        """What this owner may start now. use: what each of its sandboxes would add to what it has."""
-        free = 0 if self.waiting else sum(len(self.buckets[bucket]) for bucket in FREE)
-        has = self.ledger.of(owner)
-        more, limit = (None, None) if quota is None else (room(quota, has, use), room(quota, NOTHING, use))
-        available = free if more is None else min(free, more)
-        blocked = 0.0 if available else self._retry_after_s(1, now_s)
-        return PoolCapacity(
-            available=available,
-            warm=min(available, len(self.buckets["warm"])),
-            live=has.sandboxes - self.waiting.count(owner),
-            limit=limit,
-            waiting=len(self.waiting),
-            retry_after_s=blocked,
-            pool_live=sum(1 for _ in self.live()),
-            pool_limit=self.sandboxes,
-        )
-
-    def free_slots(self, limit: int) -> list[SlotKey]:
-        """Slots that a gateway may claim directly, the warm ones first. None while claims wait: whoever comes later
-        must not go before them."""
-        if self.waiting:
-            return []
-        keys: list[SlotKey] = []
-        for bucket in ("warm", "idle"):
-            free = [
-                (n.taken, [s.key for s in n.buckets[bucket].values() if not s.prepare_ordered])
-                for n in self.nodes.values()
-            ]
-            keys += in_turn(self.placement, free, limit - len(keys))
-        return keys
-
-    def unmet(self) -> int:
-        """So many of the wanted slots fit on no node that lives."""
-        room = sum(node.room for node in self._usable() if not node.agent_failures)
-        return max(0, self._missing - room)
-
-    def silent_since(self, before_s: float) -> list[SlotKey]:
-        """Slots that have spoken, but not since `before_s`."""
-        return [key for key, slot in self.slots.items() if slot.description and slot.described_at_s < before_s]
 
     # ---- nodes ----
 
@@ -335,7 +189,7 @@ class PoolState:
 
     def _claim_asked(self, event: ev.ClaimAsked, now_s: float) -> list[Instruction]:
         assert event.claim_id not in self.claims, "claim ids are unique"
-        claim = _claim_of(event)
+        claim = claim_of(event)
         refusal = self._refusal(claim)
         if refusal is not None:
             assert claim.quota is not None
@@ -372,12 +226,7 @@ class PoolState:
             return [KillSandbox(event.key, event.info.sandbox_id)]
         if not claim.gang:
             return [AnswerClaim(event.claim_id, event.info)]
-        gang = self.gangs[claim.gang]
-        gang.ready[claim.claim_id] = (event.key, event.info)
-        if not gang.is_whole:
-            return []
-        gang.phase = "confirming"
-        return [ConfirmGang(gang.gang_id, tuple((one.claim_id, *gang.ready[one.claim_id]) for one in gang.claims))]
+        return self._won_member(claim, event.key, event.info)
 
     def _claimed_directly(self, event: ev.ClaimedDirectly, now_s: float) -> list[Instruction]:
         """A claim that was assigned to the same slot stays so until the actor refuses it."""
@@ -417,62 +266,6 @@ class PoolState:
             self.waiting.remove(event.claim_id)
         return orders
 
-    # ---- gangs ----
-
-    def _gang_asked(self, event: ev.GangAsked, now_s: float) -> list[Instruction]:
-        gang = Gang(event.gang_id, [_claim_of(one, gang=event.gang_id) for one in event.claims])
-        self.gangs[gang.gang_id] = gang
-        if len(gang.claims) > self.sandboxes:
-            return self._fail_gang(gang, "limit", f"the pool has at most {self.sandboxes} sandboxes")
-        refusal = self._refusal_of(gang)
-        if refusal is None:
-            return self._enter_gang(gang)
-        assert gang.quota is not None
-        beside = sum(other.phase == "over_quota" and other.owner == gang.owner for other in self.gangs.values())
-        if beside > self.policy.over_quota_waiting_most or not can_ever(gang.quota, gang.use):
-            return self._fail_gang(gang, "limit", refusal)
-        gang.refuse_at_s = now_s + self.policy.over_quota_wait_s
-        return self._look_at(gang.owner)
-
-    def _gang_deadline_passed(self, event: ev.GangDeadlinePassed, _now_s: float) -> list[Instruction]:
-        gang = self.gangs.get(event.gang_id)
-        if gang is None or gang.phase == "confirming":
-            return []
-        if gang.phase == "over_quota":
-            return self._fail_gang(gang, "limit", self._refusal_of(gang) or "")
-        return self._fail_gang(gang, "capacity", f"{len(gang.claims)} sandboxes together did not come free in time")
-
-    def _gang_dropped(self, event: ev.GangDropped, _now_s: float) -> list[Instruction]:
-        gang = self.gangs.get(event.gang_id)
-        return [] if gang is None else self._fail_gang(gang, "capacity", "nobody waits for it any more")
-
-    def _gang_confirmed(self, event: ev.GangConfirmed, _now_s: float) -> list[Instruction]:
-        return [AnswerGang(event.gang_id)] if self.gangs.pop(event.gang_id, None) else []
-
-    def _gang_broke(self, event: ev.GangBroke, _now_s: float) -> list[Instruction]:
-        gang = self.gangs.get(event.gang_id)
-        if gang is None:
-            return []
-        failed = next(claim for claim in gang.claims if claim.claim_id == event.claim_id)
-        return self._fail_gang(gang, "member", event.reason, failed)
-
-    def _placement_ready(self, event: ev.PlacementReady, _now_s: float) -> list[Instruction]:
-        if (gang := self.gangs.get(event.gang_id)) is not None:
-            gang.bundles = dict(enumerate(event.node_ids))
-            for node_id in event.node_ids:
-                self.nodes.setdefault(node_id, Node(node_id))
-        return []
-
-    def _placement_failed(self, event: ev.PlacementFailed, _now_s: float) -> list[Instruction]:
-        gang = self.gangs.get(event.gang_id)
-        return [] if gang is None else self._fail_gang(gang, "capacity", event.reason)
-
-    def _placements_found(self, event: ev.PlacementsFound, _now_s: float) -> list[Instruction]:
-        if not self.buckets["silent"]:  # one of them may live in any
-            for gang_id in event.gang_ids:
-                self.placements.setdefault(gang_id, 0)
-        return []
-
     def _ticked(self, _event: ev.Ticked, _now_s: float) -> list[Instruction]:
         return []
 
@@ -489,29 +282,7 @@ class PoolState:
             elif claim.expired or self._due(claim.refuse_at_s, now_s):
                 del self.over_quota[claim.claim_id]
                 orders.append(RefuseClaim(claim.claim_id, refusal))
-        for gang in [gang for gang in self.gangs.values() if gang.phase == "over_quota"]:
-            refusal = self._refusal_of(gang)
-            if refusal is None:
-                orders += self._enter_gang(gang)
-            elif self._due(gang.refuse_at_s, now_s):
-                orders += self._fail_gang(gang, "limit", refusal)
-        return orders
-
-    def _serve_placed(self) -> list[Instruction]:
-        """Slots of placement groups go to the gang that they were started for; afterwards they end."""
-        orders: list[Instruction] = []
-        for slot in list(self.buckets["placed"].values()):
-            gang = self.gangs.get(slot.placement)
-            if gang is not None and gang.growing:
-                gang.expected.discard(slot.key)
-                claim_id = next(iter(gang.growing))
-                del gang.growing[claim_id]
-                orders += self._give(slot, self.claims[claim_id])
-            else:
-                slot.stopping = True
-                self._index(slot)
-                orders.append(StopSlot(slot.key))
-        return orders
+        return orders + self._admit_gangs(now_s)
 
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
@@ -527,92 +298,6 @@ class PoolState:
         for claim in expired:
             orders += self._reject(claim, "no sandbox came free in time")
         return orders
-
-    def _may_take(self, claim_id: str) -> bool:
-        return self.collecting in ("", self.claims[claim_id].gang) or not self.claims[claim_id].gang
-
-    def _give(self, slot: Slot, claim: Claim) -> list[Instruction]:
-        """The slot is this claim's. A gang's is kept until all members have one."""
-        claim.key, slot.claim_id = slot.key, claim.claim_id
-        self._index(slot)
-        if not claim.gang:
-            return [AssignClaim(claim.claim_id, slot.key)]
-        gang = self.gangs[claim.gang]
-        gang.in_line.pop(claim.claim_id, None)
-        if gang.phase != "forming":
-            return [AssignClaim(claim.claim_id, slot.key)]
-        self._note_collecting(gang)
-        if not gang.has_slots_for_all:
-            return []
-        gang.phase = "making"
-        return [AssignClaim(one.claim_id, one.key) for one in gang.claims if one.key is not None]
-
-    def _note_collecting(self, gang: Gang) -> None:
-        if gang.in_line and self.collecting == "":
-            self.collecting = gang.gang_id
-        elif not gang.in_line and self.collecting == gang.gang_id:
-            self.collecting = ""
-
-    def _grow_gangs(self) -> list[Instruction]:
-        """Slots that do not exist yet, for the gang whose turn it is: all that it lacks, or all that there may be."""
-        orders: list[Instruction] = []
-        while (room := self.sandboxes - self._reserved - sum(node.slots for node in self.nodes.values())) > 0:
-            first = self.waiting.first(self._held, self._may_take)
-            gang = self.gangs.get(self.claims[first].gang) if first is not None else None
-            if gang is None or gang.placed or gang.phase != "forming":
-                break
-            gang.growing = dict.fromkeys(list(gang.in_line)[-room:])
-            for claim_id in gang.growing:
-                del gang.in_line[claim_id]
-                self.waiting.remove(claim_id)
-            gang.placed, gang.bundles = True, dict.fromkeys(range(len(gang.growing)))
-            self.placements[gang.gang_id] = 0
-            self._note_collecting(gang)
-            orders.append(ReservePlacement(gang.gang_id, len(gang.growing)))
-        return orders
-
-    @property
-    def _reserved(self) -> int:
-        """Slots that gangs have reserved room for, or try to, and that were not started yet."""
-        return sum(len(gang.bundles) for gang in self.gangs.values())
-
-    def _start_placed(self, now_s: float) -> list[Instruction]:
-        orders: list[Instruction] = []
-        for gang in self.gangs.values():
-            for bundle, node_id in list(gang.bundles.items()):
-                node = self.nodes.get(node_id) if node_id is not None else None
-                if node is None:
-                    continue
-                if node.agent == "absent" and self._due(node.agent_after_s, now_s):
-                    node.agent = "ordered"
-                    orders.append(EnsureNodeAgent(node.node_id))
-                if node.agent != "ready" or node.silent >= self.policy.starts_per_node:
-                    continue
-                if not self._due(node.start_after_s, now_s):
-                    continue
-                del gang.bundles[bundle]
-                slot = self._add(SlotKey(node.node_id, node.next_slot))
-                self._place(slot, gang.gang_id)
-                gang.expected.add(slot.key)
-                orders.append(StartSlot(slot.key, gang.gang_id, bundle))
-        return orders
-
-    def _remove_placements(self) -> list[Instruction]:
-        """Those in which no slot lives, and none is to come."""
-        ended = [
-            gang_id
-            for gang_id, slots in self.placements.items()
-            if not slots and not (gang_id in self.gangs and self.gangs[gang_id].bundles)
-        ]
-        for gang_id in ended:
-            del self.placements[gang_id]
-        return [RemovePlacement(gang_id) for gang_id in ended]
-
-    def _usable(self) -> list[Node]:
-        """Nodes that may be given sandboxes. Those that cannot give the pool's network only if none can."""
-        hosting = [node for node in self.nodes.values() if node.hosts and node.drain_at_s is None]
-        able = [node for node in hosting if not node.no_network]
-        return able if any(not node.agent_failures for node in able) else hosting
 
     def _leave_nodes(self, usable: list[Node], now_s: float) -> list[Instruction]:
         """What is free stops at once where no sandboxes may be; what runs on a node that goes away has its grace."""
@@ -714,8 +399,6 @@ class PoolState:
                 orders.append(PrepareSlot(slot.key))
         return orders
 
-    # ---- bookkeeping ----
-
     def _soonest(self, near_node_id: str) -> Slot:
         """The free slot that a claim takes; there must be one."""
         bucket = next(bucket for bucket in FREE if self.buckets[bucket])
@@ -728,131 +411,6 @@ class PoolState:
                     break
         return next(iter(node.buckets[bucket].values()))
 
-    @property
-    def _missing(self) -> int:
-        """Slots that are wanted and not there; below 0 if there are more than are wanted."""
-        return self.target - self._reserved - sum(node.slots for node in self.nodes.values())
-
-    def _stop(self, slot: Slot) -> StopSlot:
-        slot.stopping = True
-        self._index(slot)
-        return StopSlot(slot.key)
-
-    def _taken(self, slot: Slot, info: SandboxInfo) -> None:
-        """This sandbox was claimed in this slot."""
-        known, parts = slot.description, ids.parse(info.sandbox_id)
-        epoch = parts.epoch if parts else known.epoch if known else -1
-        slot.claimed_epoch = max(slot.claimed_epoch, epoch)
-        if known is not None and (known.epoch < epoch or (known.epoch == epoch and known.state in FREE)):
-            # What the actor is about to say itself; so that the sandbox is listed as soon as its creator has it.
-            slot.description = replace(known, epoch=epoch, state="running", info=info)
-        self._index(slot)
-
-    def _pause_refill(self, slot: Slot, now_s: float) -> None:
-        """A new sandbox's first cell goes before its replacement; one pause, however many claims follow."""
-        node = self.nodes[slot.key.node_id]
-        if node.prepare_after_s <= now_s:
-            node.prepare_after_s = now_s + self.policy.claim_pause_s
-
-    def _kill_abandoned(self, key: SlotKey, info: SandboxInfo | None) -> list[Instruction]:
-        if info is None or not (info.idempotency_key in self.abandoned or (info.gang and info.gang in self.abandoned)):
-            return []
-        return [KillSandbox(key, info.sandbox_id)]
-
-    def _remember_abandoned(self, what: str) -> None:
-        self.abandoned[what] = None
-        while len(self.abandoned) > self.abandoned_kept:
-            self.abandoned.popitem(last=False)
-
-    def _abandon(self, gang_id: str) -> list[Instruction]:
-        """A gang that this manager does not know was not whole when its own manager died, or has failed."""
-        self._remember_abandoned(gang_id)
-        known = [(slot.key, slot.description.info) for slot in self.slots.values() if slot.description is not None]
-        return [order for key, info in known for order in self._kill_abandoned(key, info)]
-
-    def _look_at(self, owner: str) -> list[Instruction]:
-        """One of this owner's sandboxes may have ended a moment ago."""
-        return [DescribeSlot(slot.key) for slot in self.slots.values() if slot.charged and slot.charged.owner == owner]
-
-    def _refusal_of(self, gang: Gang) -> str | None:
-        return None if gang.quota is None else self.ledger.refusal(gang.owner, gang.quota, gang.use)
-
-    def _enter_gang(self, gang: Gang) -> list[Instruction]:
-        count, beside = len(gang.claims), self.waiting.count(gang.owner)
-        most, most_of_key = self.policy.claims_waiting_most, self.policy.claims_waiting_per_key_most
-        if beside + count > most_of_key or len(self.waiting) + count > most:
-            return self._fail_gang(gang, "capacity", "too many claims are waiting")
-        gang.phase = "forming"
-        for claim in gang.claims:
-            gang.in_line[claim.claim_id] = None
-            self._enter(claim)
-        return []
-
-    def _fail_gang(
-        self, gang: Gang, cause: Literal["limit", "capacity", "member"], reason: str, failed: Claim | None = None
-    ) -> list[Instruction]:
-        """Give back all it has. Claims whose actors were asked already stay, and count, until these have answered."""
-        name = failed.claim_id if failed is not None else None
-        retry_after_s = self._retry_after_s(len(gang.claims), self.now_s)
-        said = FailGang(gang.gang_id, cause, reason, retry_after_s, gang.report(name, reason), name)
-        orders: list[Instruction] = [said]
-        del self.gangs[gang.gang_id]
-        for claim in gang.claims:
-            if claim.claim_id in gang.ready:
-                key, info = gang.ready[claim.claim_id]
-                orders.append(KillSandbox(key, info.sandbox_id))
-            elif claim.claim_id not in self.claims:  # never entered
-                continue
-            elif claim.key is not None and gang.phase != "forming":
-                claim.doomed = True
-            else:
-                if claim.claim_id in self.waiting:
-                    self.waiting.remove(claim.claim_id)
-                elif claim.key is not None:
-                    self._release(claim.claim_id, claim.key)
-                self._leave(claim.claim_id)
-        if self.collecting == gang.gang_id:
-            self.collecting = ""
-        return orders
-
-    def _refusal(self, claim: Claim) -> str | None:
-        return None if claim.quota is None else self.ledger.refusal(claim.owner, claim.quota, claim.use)
-
-    def _held(self, owner: str) -> int:
-        """How many slots its sandboxes and those of its claims that have one take."""
-        return self.ledger.of(owner).sandboxes - self.waiting.count(owner)
-
-    def _retry_after_s(self, wanted: int, now_s: float) -> float:
-        """What a caller is told who needs so many slots, behind all who wait."""
-        coming = len(self.buckets["silent"]) + sum(
-            slot.description is not None and slot.description.state == "destroying"
-            for slot in self.buckets["taken"].values()
-        )
-        unix_s = now_s + self.unix_ahead_s
-        return self.policy.retry_after_s(
-            free_in_s(
-                wanted + len(self.waiting),
-                coming=coming,
-                freed_at_s=self.freed_at_s,
-                ends_in_s=(info.end_at_s - unix_s for info in self.live()),
-                now_s=now_s,
-            )
-        )
-
-    def _enter(self, claim: Claim) -> None:
-        self.claims[claim.claim_id] = claim
-        self.waiting.add(claim.claim_id, claim.owner, claim.weight)
-        self.ledger.move(None, claim.charge)
-
-    def _leave(self, claim_id: str) -> None:
-        self.ledger.move(self.claims.pop(claim_id).charge, None)
-
-    def _due(self, at_s: float, now_s: float) -> bool:
-        if at_s <= now_s:
-            return True
-        self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
-        return False
-
     def _give_back(self, claim_id: str, key: SlotKey) -> list[Instruction]:
         """The claim did not get this slot; nothing if it was not assigned there any more."""
         slot = self._release(claim_id, key)
@@ -864,42 +422,12 @@ class PoolState:
         self._wait_again(claim_id)
         return [DescribeSlot(key)]
 
-    def _release(self, claim_id: str, key: SlotKey) -> Slot | None:
-        """Undo the assignment of a claim to a slot; None if there is none: the slot was buried in between."""
-        claim, slot = self.claims.get(claim_id), self.slots.get(key)
-        if claim is None or slot is None or claim.key != key:
-            return None
-        claim.key = slot.claim_id = None
-        self._index(slot)
-        return slot
-
-    def _wait_again(self, claim_id: str) -> None:
-        claim = self.claims[claim_id]
-        if claim.doomed:
-            self._leave(claim_id)
-            return
-        self.waiting.put_back(claim_id, claim.owner)
-        if claim.gang:
-            self.gangs[claim.gang].in_line[claim_id] = None
-
     def _reject(self, claim: Claim, reason: str) -> list[Instruction]:
         if claim.gang:
             return self._fail_gang(self.gangs[claim.gang], "capacity", reason, claim)
         self.waiting.remove(claim.claim_id)
         self._leave(claim.claim_id)
         return [RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)]
-
-    def _place(self, slot: Slot, gang_id: str) -> None:
-        """The slot lives in the placement group of this gang."""
-        slot.placement = gang_id
-        self.placements[gang_id] = self.placements.get(gang_id, 0) + 1
-
-    def _add(self, key: SlotKey) -> Slot:
-        node = self.nodes.setdefault(key.node_id, Node(key.node_id))
-        node.next_slot = max(node.next_slot, key.slot + 1)
-        self.slots[key] = slot = Slot(key)
-        self._index(slot)
-        return slot
 
     def _bury(self, slot: Slot, cause: Cause) -> None:
         """Forget a slot whose actor is dead; remember its sandbox; let its claim look for another."""
@@ -920,103 +448,6 @@ class PoolState:
                 gang.expected.remove(slot.key)
                 claim_id, _ = gang.growing.popitem()
                 self._wait_again(claim_id)
-
-    def _index(self, slot: Slot, *, gone: bool = False) -> None:
-        """Bring buckets and the node's counts up to date with what `slot` has become."""
-        node = self.nodes[slot.key.node_id]
-        charge = None if gone else self._charge(slot)
-        self.ledger.move(slot.charged, charge)
-        slot.charged = charge
-        before, after = slot.indexed, None if gone else slot.standing()
-        if before == after:
-            return
-        for sign, standing in ((-1, before), (1, after)):
-            if standing is not None:
-                bucket, preparing, executions = standing
-                node.slots += sign * (bucket != "stopping")
-                node.silent += sign * (bucket == "silent")
-                node.preparing += sign * preparing
-                node.executions += sign * executions
-        if before is not None and before[0] == "taken" and after is not None and after[0] in FREE:
-            self.freed_at_s.append(self.now_s)
-        for buckets in (self.buckets, node.buckets):
-            if before is not None and (after is None or before[0] != after[0]):
-                del buckets[before[0]][slot.key]
-            if after is not None:
-                buckets[after[0]].setdefault(slot.key, slot)
-        slot.indexed = after
-
-    def _charge(self, slot: Slot) -> Charge | None:
-        info = slot.description.info if slot.description is not None else None
-        if info is None:
-            return None
-        claim = self.claims.get(slot.claim_id) if slot.claim_id is not None else None
-        return None if claim is not None and claim.made(info) else charge_of(info)
-
-    def check(self) -> None:
-        """Assert every invariant; costs a walk over everything."""
-        for node in self.nodes.values():
-            here = [slot for slot in self.slots.values() if slot.key.node_id == node.node_id]
-            assert all(slot.key.slot < node.next_slot for slot in here)
-            assert node.slots == sum(slot.bucket() != "stopping" for slot in here)
-            assert node.silent == sum(slot.bucket() == "silent" for slot in here)
-            assert node.preparing == sum(slot.standing()[1] for slot in here)
-            assert node.executions == sum(slot.standing()[2] for slot in here)
-            for bucket in BUCKETS:
-                assert node.buckets[bucket].keys() == {slot.key for slot in here if slot.bucket() == bucket}
-            if node.drain_at_s is not None or not node.hosts:
-                assert not any(node.buckets[bucket] for bucket in FREE), "a free slot where none may be"
-            if node.agent == "leaving":
-                assert not node.slots or not node.hosts, "an agent leaves before its slots"
-        assert sum(len(bucket) for bucket in self.buckets.values()) == len(self.slots)
-        for key, slot in self.slots.items():
-            assert slot.key == key
-            assert key.node_id in self.nodes
-            assert key in self.buckets[slot.bucket()]
-            if slot.claim_id is not None:
-                assert self.claims[slot.claim_id].key == key
-        self.waiting.check()
-        growing = {claim_id for gang in self.gangs.values() for claim_id in gang.growing}
-        assert set(self.waiting) | growing == {claim.claim_id for claim in self.claims.values() if claim.key is None}
-        assert not growing & set(self.waiting)
-        assert self.collecting == "" or self.gangs[self.collecting].in_line
-        for gang in self.gangs.values():
-            entered = [claim for claim in gang.claims if claim.claim_id in self.claims]
-            assert len(entered) + len(gang.ready) == (0 if gang.phase == "over_quota" else len(gang.claims))
-            assert gang.in_line.keys() == {claim.claim_id for claim in entered if claim.claim_id in self.waiting}
-            assert len(gang.growing) == len(gang.bundles) + len(gang.expected)
-        kept = {claim.gang for claim in self.claims.values() if claim.gang and not claim.doomed}
-        assert kept <= self.gangs.keys()
-        assert all(self.placements[slot.placement] for slot in self.slots.values() if slot.placement)
-        assert sum(self.placements.values()) == sum(bool(slot.placement) for slot in self.slots.values())
-        for claim in self.claims.values():
-            if claim.key is not None:
-                assert self.slots[claim.key].claim_id == claim.claim_id
-        if any(self.buckets[bucket] for bucket in FREE):
-            assert self.waiting.first(self._held, self._may_take) is None, "a claim waits beside a free slot"
-        assert not self.buckets["placed"]
-        assert not any(self.claims[claim_id].expired for claim_id in self.waiting)
-        assert not self.over_quota.keys() & self.claims.keys()
-        assert not any(self._refusal(claim) is None for claim in self.over_quota.values())
-        ledger = Ledger()
-        for charge in (*(claim.charge for claim in self.claims.values()), *map(self._charge, self.slots.values())):
-            ledger.move(None, charge)
-        assert ledger.uses == self.ledger.uses, (ledger.uses, self.ledger.uses)
-        assert len(self.tombstones) <= self.tombstones_kept
-        assert len(self.abandoned) <= self.abandoned_kept
-
-
-def _claim_of(event: ev.ClaimAsked, gang: str = "") -> Claim:
-    return Claim(
-        event.claim_id,
-        owner=event.owner,
-        quota=event.quota,
-        use=event.use,
-        idempotency_key=event.idempotency_key,
-        near_node_id=event.near_node_id,
-        weight=event.weight,
-        gang=gang,
-    )
 
 
 # The events differ from row to row; a test asserts that each row takes the event of its key.
