@@ -20,7 +20,6 @@ from raybox_cluster.pool.instructions import (
     RemovePlacement,
     ReservePlacement,
     StartSlot,
-    StopSlot,
 )
 from raybox_cluster.pool.members import Claim, Node, Slot
 from raybox_cluster.pool.quotas import can_ever
@@ -100,15 +99,13 @@ class GangRules(Books):
         orders: list[Instruction] = []
         for slot in list(self.buckets["placed"].values()):
             gang = self.gangs.get(slot.placement)
-            if gang is not None and gang.growing:
-                gang.expected.discard(slot.key)
+            if gang is not None and slot.key in gang.expected:
+                gang.expected.remove(slot.key)
                 claim_id = next(iter(gang.growing))
                 del gang.growing[claim_id]
                 orders += self._give(slot, self.claims[claim_id])
             else:
-                slot.stopping = True
-                self._index(slot)
-                orders.append(StopSlot(slot.key))
+                orders.append(self._stop(slot))
         return orders
 
     def _give(self, slot: Slot, claim: Claim) -> list[Instruction]:

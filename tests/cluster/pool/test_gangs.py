@@ -241,6 +241,16 @@ def test_a_member_whose_actor_in_the_group_dies_takes_another_slot() -> None:
     assert feed(pool, ev.Ticked(), now_s=99.0)[0] == StartSlot(key(3), "g", 1)
 
 
+def test_an_actor_of_the_group_that_comes_free_again_serves_nobody_else() -> None:
+    pool = grown()
+    feed(pool, described(key(1), "idle", 1), ev.PlacementReady("g", (NODE, NODE)), now_s=9.0)
+    feed(pool, described(key(2), "running", 1), now_s=9.0)  # somebody else was first
+    feed(pool, described(key(2), "idle", 2, epoch=1), now_s=9.0)
+    assert not pool.gangs["g"].expected - {key(3)}
+    feed(pool, described(key(3), "idle", 1), ev.ClaimRefused("g/1", key(2)), now_s=9.0)
+    assert StopSlot(key(2)) in feed(pool, described(key(2), "idle", 9, epoch=2), now_s=9.0)
+
+
 def test_groups_of_a_former_manager_are_removed_unless_somebody_lives_there() -> None:
     pool = PoolState(2, 0)
     feed(pool, ev.NodeSeen(NODE), ev.SlotFound(key(0)), ev.SlotFound(key(1)))
