@@ -67,6 +67,10 @@ def placement_name(config: PoolConfig, gang_id: str) -> str:
     return f"{config.name}-{gang_id}"
 
 
+def front_name(config: PoolConfig, node_id: str) -> str:
+    return f"{config.name}-front-{node_id[:12]}"
+
+
 def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
     return f"{config.name}-sandbox-{node_id[:12]}-{slot}"
 

@@ -376,6 +376,15 @@ class SandboxActor:
         await plainly(self._on_loop(interrupt))
 
     @ray.method(concurrency_group="control")
+    async def halt(self, sandbox_id: str, execution_id: str) -> PlainError | None:
+        """`interrupt`; nothing when that is done."""
+
+        async def interrupt() -> None:
+            self._running(sandbox_id).interrupt(execution_id)
+
+        return await plainly(self._on_loop(interrupt))
+
+    @ray.method(concurrency_group="control")
     async def look(self, sandbox_id: str) -> PlainError | None:
         """Nothing while the sandbox lives; what there is to say of it when it does not."""
 

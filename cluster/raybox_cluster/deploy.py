@@ -138,7 +138,7 @@ def deploy(
     def pool() -> None:
         if running is not None and running.config != config:
             end_manager(running.config)
-        ensure_pool(config, timeout_s=START_LIMIT_S)
+        ensure_pool(config, timeout_s=START_LIMIT_S, keys=keys)
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 
     def gateway() -> Deployed:

@@ -451,6 +451,14 @@ def _interpreter(
     )
 
 
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Raises InvalidArgumentException for what no header can hold."""
+    for name, value in headers:
+        # What is split in two by a line break would be two headers; keys and tokens come from files with such ends.
+        if not all(text.isascii() and text.isprintable() for text in (name, value)):
+            raise InvalidArgumentException(f"the header {name!r} holds a character that no header can hold")
+
+
 def _json(payload: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(payload, allow_nan=False).encode()

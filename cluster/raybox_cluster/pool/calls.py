@@ -53,7 +53,7 @@ def find(name: str) -> Handle:
 
 def names(config: PoolConfig) -> list[str]:
     """Names of the living actors of this pool, the manager's included. Blocks: call it in a thread."""
-    mine = re.compile(rf"{re.escape(config.name)}-(manager|node-[0-9a-f]{{12}}|sandbox-[0-9a-f]{{12}}-[0-9]+)")
+    mine = re.compile(rf"{re.escape(config.name)}-(manager|(node|front)-[0-9a-f]{{12}}|sandbox-[0-9a-f]{{12}}-[0-9]+)")
     return [
         actor["name"]
         for actor in list_named_actors(all_namespaces=True)

@@ -31,12 +31,15 @@ from raybox_actors.errors import (
     InternalError,
     LimitReached,
     NoCapacity,
+    NotFound,
     RayboxError,
     SandboxLost,
     SlotTaken,
 )
 from raybox_actors.isolation.policy import effective
+from raybox_actors.plain import PlainError, plain_error, plainly
 from raybox_actors.values import CreateRequest, PoolCapacity, PoolStatus, Quota, SandboxInfo, SlotDescription
+from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
@@ -44,6 +47,7 @@ from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, 
 from raybox_cluster.pool.cluster_view import look, report_demand
 from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.fronts import Fronts, node_of_front
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
     AnswerGang,
@@ -105,8 +109,9 @@ class _Making:
 class PoolManager:
     """Plain class of the actor. Nothing here blocks its loop."""
 
-    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
+    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None, keys: tuple[ApiKey, ...] = ()) -> None:
         self._config, self._classes = config, classes or ActorClasses()
+        self._fronts = Fronts(config, keys)
         self._state = PoolState(
             config.sandboxes,
             config.warm,
@@ -240,6 +245,26 @@ class PoolManager:
         """Why this sandbox is gone, if it died with its actor and that is remembered."""
         await self._recovered.wait()
         return self._state.tombstones.get(sandbox_id)
+
+    # For callers over Ray without raybox: builtins in and out (docs/protocol.md).
+
+    async def front(self, node_id: str) -> str | PlainError:
+        """The name of the actor that a caller on this node asks for everything but executions."""
+        await self._recovered.wait()
+        hosts = [node for node, known in self._state.nodes.items() if known.agent == "ready"]
+        own = ray.get_runtime_context().get_node_id()
+        return await plainly(self._fronts.on(node_of_front(node_id, hosts, own)))
+
+    async def lost(self, sandbox_id: str) -> PlainError:
+        """What became of a sandbox whose actor is not there."""
+        parts = ids.verify(self._config.secret, sandbox_id)
+        if parts is None:
+            return plain_error(NotFound("sandbox", sandbox_id[:80]))
+        cause = await self.tombstone(sandbox_id)
+        if cause is None:
+            nodes = await asyncio.to_thread(alive_nodes)
+            cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
+        return plain_error(SandboxLost(sandbox_id, cause))
 
     async def problems(self) -> tuple[int, list[str]]:
         """How many problems were noted ever, and the latest of them, oldest first; for whoever waits in vain."""
@@ -477,6 +502,7 @@ class PoolManager:
             self._tell(ev.NodeAgentReady(node_id, facts.no_network))
 
     async def _stop_agent(self, node_id: str) -> None:
+        await self._fronts.end(node_id)
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
             agent = await asyncio.to_thread(find, node_agent_name(self._config, node_id))
             try:
@@ -687,14 +713,16 @@ def ensure_pool(
     *,
     timeout_s: float = 300.0,
     classes: ActorClasses | None = None,
+    keys: tuple[ApiKey, ...] = (),
 ) -> PoolStatus:
     """Start the pool, or join the one of this name that runs; return when its warm sandboxes are.
 
-    on_progress: called with every status read meanwhile. Raises BadRequest if a pool of this name runs with other
+    on_progress: called with every status read meanwhile. keys: as for ensure_manager.
+    Raises BadRequest if a pool of this name runs with other
     settings, InternalError with the latest problems if they repeat themselves or it takes longer than timeout_s.
     """
     deadline_s = time.monotonic() + timeout_s
-    manager = ensure_manager(config, classes or ActorClasses())
+    manager = ensure_manager(config, classes or ActorClasses(), keys)
     problems_before: int | None = None
     status: PoolStatus | None = None
     while True:
@@ -771,8 +799,10 @@ def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
         for name in left:
             with contextlib.suppress(ValueError):
                 handles[name] = find(name)
-        if (manager := handles.pop(manager_name(config), None)) is not None:
-            ray.kill(manager)
+        for name in [
+            name for name in handles if name == manager_name(config) or name.startswith(f"{config.name}-front-")
+        ]:
+            ray.kill(handles.pop(name))
         agents = {name: handle for name, handle in handles.items() if name.startswith(f"{config.name}-node-")}
         slots = {name: handle for name, handle in handles.items() if name not in agents}
         _end(slots.values(), "retire")
