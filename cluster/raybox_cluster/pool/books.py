@@ -85,6 +85,10 @@ class Books:
     def live(self) -> Iterator[SandboxInfo]:
         """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
         its actor's last word is that it starts."""
+        return (info for info, runs in self.claimed() if runs)
+
+    def claimed(self) -> Iterator[tuple[SandboxInfo, bool]]:
+        """Every sandbox that is somebody's, as last described, and whether it is one of `live`."""
         for slot in self.slots.values():
             if slot.stopping:  # what is there is the claim that StopSlot itself made
                 continue
@@ -92,8 +96,7 @@ class Books:
             if known is None or known.info is None or known.info.pending:
                 continue
             given = known.state == "starting" and slot.claimed_epoch >= known.epoch
-            if given or known.state in ("running", "paused"):
-                yield known.info
+            yield known.info, given or known.state in ("running", "paused")
 
     def status(self) -> PoolStatus:
         by_state: dict[str, int] = {}
@@ -141,18 +144,16 @@ class Books:
         )
 
     def free_slots(self, limit: int) -> list[SlotKey]:
-        """Slots that a gateway may claim directly, the warm ones first. None while claims wait: whoever comes later
-        must not go before them."""
+        """Slots that a gateway may claim directly, in the order of the policy, on each node the warm ones first. None
+        while claims wait: whoever comes later must not go before them."""
         if self.waiting:
             return []
-        keys: list[SlotKey] = []
-        for bucket in ("warm", "idle"):
-            free = [
-                (n.taken, [s.key for s in n.buckets[bucket].values() if not s.prepare_ordered])
-                for n in self.nodes.values()
-            ]
-            keys += in_turn(self.placement, free, limit - len(keys))
-        return keys
+        nodes = sorted(self.nodes.values(), key=lambda node: not node.buckets["warm"])
+        free = [
+            (n.taken, [s.key for b in ("warm", "idle") for s in n.buckets[b].values() if not s.prepare_ordered])
+            for n in nodes
+        ]
+        return in_turn(self.placement, free, limit)
 
     def unmet(self) -> int:
         """So many of the wanted slots fit on no node that lives."""

@@ -400,16 +400,19 @@ class PoolState(GangRules):
         return orders
 
     def _soonest(self, near_node_id: str) -> Slot:
-        """The free slot that a claim takes; there must be one."""
-        bucket = next(bucket for bucket in FREE if self.buckets[bucket])
+        """The free slot that a claim takes, of which there must be one: near, or where the policy says, and there the
+        one that is ready soonest."""
         sign = 1 if self.placement == "spread" else -1
-        node = min((n for n in self.nodes.values() if n.buckets[bucket]), key=lambda n: sign * n.taken)
-        if near := self.nodes.get(near_node_id):
-            for there in FREE:
-                if near.buckets[there]:
-                    node, bucket = near, there
+        best: tuple[tuple[bool, int, int], Slot] | None = None
+        for node in self.nodes.values():
+            for rank, bucket in enumerate(FREE):
+                if node.buckets[bucket]:
+                    key = (node.node_id != near_node_id, sign * node.taken, rank)
+                    if best is None or key < best[0]:
+                        best = key, next(iter(node.buckets[bucket].values()))
                     break
-        return next(iter(node.buckets[bucket].values()))
+        assert best is not None
+        return best[1]
 
     def _give_back(self, claim_id: str, key: SlotKey) -> list[Instruction]:
         """The claim did not get this slot; nothing if it was not assigned there any more."""

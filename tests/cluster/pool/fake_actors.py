@@ -15,7 +15,7 @@ from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name,
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, Lease, SandboxInfo, SlotDescription
 
 
 class FakeNodeAgent:
@@ -107,6 +107,7 @@ class FakeSandboxActor:
             idempotency_key=request.idempotency_key,
             gang=request.gang,
             pending=bool(request.gang),
+            lease=request.lease,
         )
         warm = self.life.state == "warm"
         info = self.info_now
@@ -129,6 +130,10 @@ class FakeSandboxActor:
 
     async def info(self, sandbox_id: str) -> SandboxInfo:
         return self.current(sandbox_id)
+
+    async def renew_lease(self, sandbox_id: str, lease: Lease) -> SandboxInfo:
+        info = self.info_now = replace(self.current(sandbox_id), lease=lease)
+        return info
 
     async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
         self.current(sandbox_id)
