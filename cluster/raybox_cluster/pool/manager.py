@@ -831,10 +831,10 @@ def _timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_
     return replace(info, timings_ms={**info.timings_ms, **timings})
 
 
-def start_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
     """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
     try:
-        answer_sync(ensure_manager(config, ActorClasses()).start.remote(config), timeout_s)
+        answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
     except TimeoutError:
         raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
 
