@@ -34,7 +34,7 @@ NODES, SANDBOXES, WARM = 2, 10, 3
 UP_LIMIT_S: Final = 170.0
 #: Deadlines of sandboxes that nobody has any more, and of a pool that mends itself.
 REST_LIMIT_S: Final = SANDBOX_S + 60.0
-WAYS: Final[tuple[Way, ...]] = ("http",)
+WAYS: Final[tuple[Way, ...]] = ("http", "ray")
 KINDS: Final[tuple[str, ...]] = ("trajectory",)
 COMPONENTS: Final[tuple[Component, ...]] = tuple(plan.WEIGHTS)
 

@@ -585,10 +585,10 @@ def ensure_pool(
         time.sleep(0.05)
 
 
-def start_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
     """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
     try:
-        answer_sync(ensure_manager(config, ActorClasses()).start.remote(config), timeout_s)
+        answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
     except TimeoutError:
         raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
 
