@@ -111,6 +111,10 @@ class PoolState:
     def live(self) -> Iterator[SandboxInfo]:
         """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
         its actor's last word is that it starts."""
+        return (info for info, runs in self.claimed() if runs)
+
+    def claimed(self) -> Iterator[tuple[SandboxInfo, bool]]:
+        """Every sandbox that is somebody's, as last described, and whether it is one of `live`."""
         for slot in self.slots.values():
             if slot.stopping:  # what is there is the claim that StopSlot itself made
                 continue
@@ -118,8 +122,7 @@ class PoolState:
             if known is None or known.info is None:
                 continue
             given = known.state == "starting" and slot.claimed_epoch >= known.epoch
-            if given or known.state in ("running", "paused"):
-                yield known.info
+            yield known.info, given or known.state in ("running", "paused")
 
     def status(self) -> PoolStatus:
         by_state: dict[str, int] = {}
