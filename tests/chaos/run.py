@@ -112,7 +112,7 @@ def at_rest(record: cli_state.PoolRecord, journal: Journal) -> None:
 
     def ask(path: str) -> object:
         answer = httpx.get(f"{record.url}{path}", headers={"X-API-KEY": record.api_key}, timeout=30, trust_env=False)
-        return answer.json() if answer.is_success else {404: None}.get(answer.status_code, answer.status_code)
+        return answer.json() if answer.is_success else answer.status_code
 
     def look() -> dict[str, object]:
         return {path: ask(path) for path in ("/raybox/status", "/v2/sandboxes", "/raybox/leases")}
