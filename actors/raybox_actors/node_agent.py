@@ -193,7 +193,7 @@ class NodeAgent:
             self._zygote.process.kill()  # and no more: whoever waits for it cleans up
         if self._starting is not None:
             await asyncio.wait({self._starting}, timeout=5)
-        for name in ("zygote.sock", "zygote.log"):
+        for name in ("zygote.sock", "zygote.sock.lean", "zygote.log"):
             with contextlib.suppress(OSError):
                 (self._folder / name).unlink()
         for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago

@@ -19,7 +19,7 @@ from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_S
 
 KINDS = ("processes", "mounts", "folders", "cgroups", "sockets", "uids")
 #: What a node agent itself has in its pool's folder.
-OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.log"})
+OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.sock.lean", "zygote.log"})
 LAST_HOST_ID = FIRST_HOST_ID + MAX_SLOTS_PER_NODE * IDS_PER_SANDBOX
 
 
