@@ -1,4 +1,4 @@
-"""The zygote of programs that need nothing but the standard library: forking it costs a tenth of what a kernel's does."""
+"""The zygote of programs that need the standard library alone: a fork of it costs a tenth of what a kernel's does."""
 
 from __future__ import annotations
 
@@ -14,37 +14,10 @@ from seccomp import Filter
 from zygote import Zygote, refresh_process_state
 
 #: What programs import more often than not.
-COMMON = [
-    "array",
-    "bisect",
-    "collections",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "fractions",
-    "functools",
-    "heapq",
-    "io",
-    "itertools",
-    "json",
-    "math",
-    "operator",
-    "pathlib",
-    "queue",
-    "random",
-    "re",
-    "statistics",
-    "string",
-    "struct",
-    "subprocess",
-    "textwrap",
-    "threading",
-    "time",
-    "typing",
-    "unittest",
-]
+COMMON = (
+    "array bisect collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json math "
+    "operator pathlib queue random re statistics string struct subprocess textwrap threading time typing unittest"
+)
 
 
 class Bare:
@@ -53,7 +26,7 @@ class Bare:
     def __init__(self, plain: PlainInterpreter) -> None:
         self.plain = plain
 
-    def become_kernel(self, wire_fd: int, pipes: tuple[int, int]) -> None:
+    def become_kernel(self, _wire_fd: int, _pipes: tuple[int, int]) -> None:
         raise OSError("this zygote has no kernel")
 
     def become_plain(self) -> None:
@@ -72,7 +45,7 @@ def start_lean(address: str, calls: Filter, plain: PlainInterpreter, settled: Ca
         walls.die_with_parent(parent)
         walls.become_subreaper()
         settled()
-        for name in COMMON:
+        for name in COMMON.split():
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         gc.collect()

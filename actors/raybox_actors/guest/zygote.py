@@ -1,8 +1,9 @@
 """The zygote: one process per template version and node, from which the kernels of sandboxes are forked.
 
 It imports and warms what a first cell touches, once, and then forks on request (warm.py); beside it is one that has
-imported next to nothing, for what needs no more (lean.py). It is never a Ray process, has one thread, and holds no secret. Each request comes on its own connection and is answered with the child's pid in the
-zygote's pid namespace; when the child ends, its exit status follows on the same connection.
+imported next to nothing, for what needs no more (lean.py). It is never a Ray process, has one thread, and holds no
+secret. Each request comes on its own connection and is answered with the child's pid in the zygote's pid namespace;
+when the child ends, its exit status follows on the same connection.
 
 Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
 pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
@@ -71,7 +72,7 @@ def settle(parent: int, program: int) -> Filter:
 class Interpreter(Protocol):
     """What a zygote makes of a child in its own image: warm.py has a notebook's kernel, lean.py only programs."""
 
-    def become_kernel(self, wire_fd: int, pipes: tuple[int, int]) -> None: ...
+    def become_kernel(self, _wire_fd: int, _pipes: tuple[int, int], /) -> None: ...
 
     def become_plain(self) -> None:
         """Be as an interpreter that has just been started."""
