@@ -22,8 +22,9 @@ class PoolConfig:
     template: str = "default"
     sandboxes: int = 8  #: slots over all nodes: the most sandboxes that may live at once
     warm: int = 2  #: how many of the free ones are kept with walls up and a kernel parked
-    run_dir: str = "/run/raybox"  #: per-node sockets live in <run_dir>/<name>; short, for unix socket paths
+    run_dir: str = "/run/raybox"  #: sockets of a node live in <run_dir>/<name>/<node>; short, for unix socket paths
     admission_wait_s: float = 5.0  #: how long a create may wait for a slot before `capacity`
+    max_admission_wait_s: float = 600.0  #: the longest that one may ask to wait
     default_timeout_s: float = 300.0
     max_timeout_s: float = 86_400.0
     memory_mib: int = 1024

@@ -7,10 +7,8 @@ same address. Only new kernels wait for it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from raybox_actors.agent.helpers import write_helpers
@@ -26,6 +24,7 @@ from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
 from raybox_actors.network.rules import RESOLVER_ADDRESS
+from raybox_actors.node_folder import NodeFolder
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
 from raybox_template.build import ensure, resources_of
 from raybox_template.languages import find_runtimes
@@ -52,9 +51,9 @@ def require_node(config: PoolConfig) -> None:
 class NodeAgent:
     """Plain class of the actor; whoever creates it wraps it with ray.remote. All methods are async and idempotent."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, node_id: str) -> None:
         self._config = config
-        self._folder = Path(config.run_dir) / config.name
+        self._folder = NodeFolder(Path(config.run_dir) / config.name / node_id[:12])
         self._zygote: ZygoteProcess | None = None
         self._facts: NodeFacts | None = None
         self._ready = asyncio.Event()
@@ -62,7 +61,7 @@ class NodeAgent:
         self._failure: Exception | None = None
         self._stopping = False
         self._cgroups = this_machine()
-        self._leaks = LeakSweeper(config.name, self._folder, self._cgroups)
+        self._leaks = LeakSweeper(config.name, self._folder.path, self._cgroups)
 
     async def start(self) -> NodeFacts:
         """Return when the zygote is ready. Builds the template first if this node does not have it (about 20 s).
@@ -110,13 +109,12 @@ class NodeAgent:
             template, _ = await asyncio.gather(
                 asyncio.to_thread(ensure, self._config.template), asyncio.to_thread(require_node, self._config)
             )
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.chmod(0o700)
-            skeleton = self._folder / SKELETONS[self._config.network]
+            await asyncio.to_thread(self._folder.open)
+            skeleton = self._folder.path / SKELETONS[self._config.network]
             nameserver = str(RESOLVER_ADDRESS) if self._config.network == "egress" else ""
             await asyncio.to_thread(write_skeleton, skeleton, WallsPolicy(nameserver=nameserver))
             await asyncio.to_thread(write_helpers, skeleton, str(template.python))
-            address = str(self._folder / "zygote.sock")
+            address = str(self._folder.path / "zygote.sock")
             runtimes = await asyncio.to_thread(find_runtimes)
             folders = [*template.prefixes, *(folder for runtime in runtimes.values() for folder in runtime.folders)]
             languages = {name: LanguageKernel(one.command, one.protocol) for name, one in runtimes.items()}
@@ -146,7 +144,7 @@ class NodeAgent:
     async def _keep_zygote(self, python: str, address: str) -> None:
         """One zygote from its start to its end. Raises InternalError or OSError if it never was ready."""
         # Spawned from this thread, the actor's loop, which lives as long as the actor.
-        zygote = self._zygote = spawn_zygote(python, address, self._folder / "zygote.log")
+        zygote = self._zygote = spawn_zygote(python, address, self._folder.path / "zygote.log")
         try:
             await asyncio.to_thread(zygote.wait_until_ready)
             self._ready.set()
@@ -193,16 +191,10 @@ class NodeAgent:
             self._zygote.process.kill()  # and no more: whoever waits for it cleans up
         if self._starting is not None:
             await asyncio.wait({self._starting}, timeout=5)
-        for name in ("zygote.sock", "zygote.sock.lean", "zygote.log"):
-            with contextlib.suppress(OSError):
-                (self._folder / name).unlink()
         for _ in range(STOP_LOOKS):  # what actors left that were killed a moment ago
             if self._facts is not None:
                 self._sweep()
-            if self._cgroups is None or remove_pool(self._cgroups, self._config.name):
+            if self._cgroups is None or remove_pool(self._cgroups, self._config.name) or self._folder.siblings():
                 break
             await asyncio.sleep(STOP_PAUSE_S)
-        with contextlib.suppress(OSError):
-            for name in SKELETONS.values():
-                shutil.rmtree(self._folder / name, ignore_errors=True)
-            self._folder.rmdir()
+        await asyncio.to_thread(self._folder.close)

@@ -8,6 +8,7 @@ are answered however many executions wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -17,16 +18,18 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
+from ray.exceptions import ActorDiedError, RayError
 
 from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
 from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
+from raybox_actors.execute_request import parse_execute
 from raybox_actors.isolation.cgroup import this_machine
-from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, layers_of
+from raybox_actors.isolation.policy import Limits, WallsPolicy, effective, host_slot, layers_of
 from raybox_actors.kernels.identity import Identity
 from raybox_actors.life_log import Level, LifeLog
 from raybox_actors.lifecycle import (
@@ -53,6 +56,7 @@ from raybox_actors.lifecycle import (
 )
 from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
+from raybox_actors.plain import PlainBatch, PlainError, Remembered, plain_batch, plainly
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
 from raybox_actors.values import (
@@ -78,6 +82,10 @@ POOL_CHECK_INTERVAL_S, POOL_CHECK_MISSES = 30.0, 4
 #: How often a change in the number of running executions is worth a message to the pool manager.
 BUSY_NOTICE_S = 0.5
 NOTICE_DELAY_S = 0.01
+#: Of so many executions it is known that their callers have left; more than can wait in one sandbox.
+LEFT_REMEMBERED = 1024
+#: What methods for callers without raybox answer with.
+Plain: TypeAlias = PlainBatch | PlainError
 
 
 class SandboxActor:
@@ -89,6 +97,7 @@ class SandboxActor:
 
     def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
         self._config, self._node_id, self._slot = config, node_id, slot
+        self._host_slot = host_slot(node_id, slot)
         self._name = sandbox_actor_name(config, node_id, slot)
         self._life = Lifecycle()
         self._sequence = 0
@@ -100,7 +109,7 @@ class SandboxActor:
         self._session: Session | None = None
         self._egress: EgressHost | None = None
         if config.network == "egress":
-            self._egress = EgressHost(slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
+            self._egress = EgressHost(self._host_slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -108,12 +117,13 @@ class SandboxActor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._facts: NodeFacts | None = None
-        self._identity = Identity(slot)
+        self._identity = Identity(self._host_slot)
         self._cgroups = this_machine()
         self._manager: Any = None
         self._log = LifeLog()
         self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
+        self._left = Remembered(LEFT_REMEMBERED)  #: executions whose callers over Ray have left
 
     # ---- the pool's calls ----
 
@@ -319,6 +329,58 @@ class SandboxActor:
     async def remove_context(self, sandbox_id: str, context_id: str) -> None:
         await self._running(sandbox_id).remove_context(context_id)
 
+    # ---- the same for callers without raybox: builtins in and out (docs/protocol.md, "Over Ray") ----
+
+    async def run(self, sandbox_id: str, execution_id: str, body: bytes, headers: dict[str, str]) -> Plain:
+        """`execute` as POST /execute has it: its body and its `x-raybox-` headers. A caller who has left already
+        (`leave`) gets nothing begun."""
+
+        async def start() -> PlainBatch:
+            self._current(sandbox_id)
+            told = {name.encode(): value.encode() for name, value in headers.items()}
+            request = parse_execute(body, told, execution_id)
+            self._refuse_left(execution_id)
+            batch = await self.execute(sandbox_id, request)
+            if execution_id in self._left and not batch.done:
+                self._running(sandbox_id).interrupt(execution_id)
+            return plain_batch(batch)
+
+        return await plainly(start())
+
+    async def events(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> Plain:
+        """`poll`: events from number `after_seq` on, waiting for the next for up to `wait_s`."""
+
+        async def look() -> PlainBatch:
+            return plain_batch(await self.poll(sandbox_id, execution_id, after_seq, wait_s))
+
+        return await plainly(look())
+
+    @ray.method(concurrency_group="control")
+    async def leave(self, sandbox_id: str, execution_id: str) -> None:
+        """Interrupt an execution that nobody waits for any more, also one whose `run` is still to come. Never raises:
+        nobody waits for the answer either."""
+
+        async def interrupt() -> None:
+            if sandbox_id == self._life.sandbox_id:
+                self._left.add(execution_id)
+                with contextlib.suppress(NotFound):
+                    self._running(sandbox_id).interrupt(execution_id)
+
+        await plainly(self._on_loop(interrupt))
+
+    @ray.method(concurrency_group="control")
+    async def look(self, sandbox_id: str) -> PlainError | None:
+        """Nothing while the sandbox lives; what there is to say of it when it does not."""
+
+        async def check() -> None:
+            self._current(sandbox_id)
+
+        return await plainly(self._on_loop(check))
+
+    def _refuse_left(self, execution_id: str) -> None:
+        if execution_id in self._left:
+            raise BadRequest(f"the caller of execution {execution_id} left before it began")
+
     # ---- the way to the agent ----
 
     @ray.method(concurrency_group="control")
@@ -487,11 +549,11 @@ class SandboxActor:
             limits=self._limits({}),
             read_only=facts.read_only,
             layers=layers_of(facts.skeleton, facts.read_only) if facts.layers else (),
-            mark=f"{config.name}:{self._slot}:{self._life.epoch}",
+            mark=f"{config.name}:{self._host_slot}:{self._life.epoch}",
             boot_id=str(uuid.uuid4()),
         )
         return SessionOptions(
-            slot=self._slot,
+            slot=self._host_slot,
             zygote_address=facts.zygote_address,
             python=facts.python,
             skeleton=Path(facts.skeleton),
@@ -530,7 +592,17 @@ class SandboxActor:
 
     def _send_notice(self) -> None:
         self._notice = None
-        self._manager.slot_changed.remote(self._describe())
+        self._spawn(self._tell_manager())
+
+    async def _tell_manager(self) -> None:
+        try:
+            await self._manager.slot_changed.remote(self._describe())
+        except ActorDiedError:  # replaced by another, for one that Ray restarts keeps its handle
+            with contextlib.suppress(ValueError):  # not there yet; it will ask
+                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                self._manager.slot_changed.remote(self._describe())
+        except RayError as error:
+            logger.info("slot %d could not tell its manager: %r", self._slot, error)
 
     def _watch_busy(self) -> None:
         """The pool refills more slowly while cells run; it hears of those that take their time, now and then."""

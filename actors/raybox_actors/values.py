@@ -30,6 +30,8 @@ class CreateRequest:
     env_vars: dict[str, str] = field(default_factory=dict)
     owner: str = ""  #: name of the API key that created it
     quota: Quota | None = None  #: of that key; with one, only the pool manager may find the slot
+    weight: float = 1.0  #: of that key, when several wait for slots
+    wait_s: float | None = None  #: how long it may wait for a slot; None: as long as the pool says
     secure: bool = True  #: issue an envd access token (v1 clients may decline)
     allow_public_traffic: bool = True
     allow_internet_access: bool = True  #: as asked; a pool without a network gives none
@@ -209,3 +211,17 @@ class PoolStatus:
     warm: int
     busy: int  #: sandboxes with an execution running
     claims_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCapacity:
+    """What one API key may start at this moment; the next may be different."""
+
+    available: int  #: sandboxes that it may start without waiting
+    warm: int  #: of these, ready: nothing has to be built for them
+    live: int  #: its own, those that are being made included
+    limit: int | None  #: how many its quota lets it have at once; None: as many as the pool
+    waiting: int  #: creates of all keys that wait for a sandbox
+    retry_after_s: float  #: with none available, when there may be; else 0
+    pool_live: int  #: sandboxes of all keys
+    pool_limit: int  #: how many the pool may grow to

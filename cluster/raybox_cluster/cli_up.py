@@ -136,46 +136,59 @@ def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, clean
 
 
 def _up_joined(options: UpOptions, detach: bool, progress: Progress, ready: Callable[[PoolRecord], None]) -> None:
-    """In a cluster that others started: the pool outlives this process if it is detached."""
+    """In a cluster that others started: the pool outlives this process if it is detached, or killed.
+
+    One of this name that runs there is adopted: its sandboxes, ids and tokens stay valid, and so does its key, if it
+    was started from this machine.
+    """
     _catch_signals()
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     with ExitStack() as cleanups:
         try:
             with cli_state.starting(options.name):
-                refuse_second(options.name, progress)
+                earlier = _earlier_joined(options.name, progress)
                 _import_ray()
                 from raybox_cluster import ray_access
-                from raybox_cluster.deploy import deploy, join, take_down
+                from raybox_cluster.deploy import adopted_config, deploy, find_running, join, take_down
 
                 assert options.address is not None
                 address = join(options.address)
                 cleanups.callback(_shutdown_ray)
                 _catch_signals()
                 progress(f"joined the Ray cluster at {address}")
+                earlier = _of_this_cluster(earlier, address)
                 token = ray_access.token_facts(address)
                 _require_isolation(options, token, progress, *ray_access.judge_serve(ray_access.serve_host()))
-                config = options.pool(secrets.token_bytes(32))
+                running = find_running(options.name)
+                if running is None:
+                    config = options.pool(secrets.token_bytes(32))
+                else:
+                    config = adopted_config(running, options)
+                    progress(f"a pool {options.name} is running there, and is adopted with its sandboxes")
+                    if options.api_key is None and earlier is not None:
+                        options = replace(options, api_key=earlier.api_key)
                 record = replace(_new_record(options), own_ray=False, ray_address=address, folder="", token_path="")
-                with ExitStack() as on_failure:
-                    deployed = deploy(options, config, options.keys(record.api_key), own_ray=False, progress=progress)
-                    on_failure.callback(_quietly, lambda: take_down(config, deployed.started_serve))
-                    record = replace(
-                        record,
-                        url=deployed.url,
-                        started_serve=deployed.started_serve,
-                        ready=True,
-                        pid=0 if detach else record.pid,
-                        pid_started=0 if detach else record.pid_started,
-                    )
+                keys = options.keys(record.api_key)
+                deployed = deploy(options, config, keys, own_ray=False, progress=progress, running=running)
+                record = replace(
+                    record,
+                    url=deployed.url,
+                    started_serve=deployed.started_serve or (earlier is not None and earlier.started_serve),
+                    ready=True,
+                    pid=0 if detach else record.pid,
+                    pid_started=0 if detach else record.pid_started,
+                )
+                with ExitStack() as to_end:
+                    to_end.callback(cli_state.remove, options.name)
+                    to_end.callback(_quietly, lambda: take_down(config, record.started_serve))
                     cli_state.write(record)
-                    kept = on_failure.pop_all()
+                    kept = to_end.pop_all()
+            if not detach:
+                cleanups.push(kept)
             progress("the gateway is reached through this cluster's Serve, whose HTTP settings apply")
             ready(record)
             if detach:
-                kept.pop_all()
                 return
-            cleanups.callback(cli_state.remove, options.name)
-            cleanups.push(kept)
             while True:
                 signal.pause()
         except Stop:
@@ -262,13 +275,35 @@ def refuse_second(name: str, progress: Progress) -> None:
     record = cli_state.read(name)
     if record is None:
         return
-    if record.held or (record.pid == 0 and _answers(record.url)):
-        state = f"already up at {record.url}" if record.ready else "being started"
-        raise UserError(f"the pool {name} is {state}; `raybox down --name {name}` stops it")
+    if record.held or (not record.own_ray and _answers(record.url)):
+        raise _already_up(record)
     from raybox_cluster.cli_down import clear_away
 
     progress(f"clearing away what an earlier {name} left behind")
     clear_away(record)
+
+
+def _already_up(record: PoolRecord) -> UserError:
+    state = f"already up at {record.url}" if record.ready else "being started"
+    return UserError(f"the pool {record.name} is {state}; `raybox down --name {record.name}` stops it")
+
+
+def _earlier_joined(name: str, progress: Progress) -> PoolRecord | None:
+    """The record of a joined pool of this name that no process holds any more. Raises UserError as refuse_second."""
+    record = cli_state.read(name)
+    if record is None or record.own_ray or record.held:
+        refuse_second(name, progress)
+        return None
+    return record
+
+
+def _of_this_cluster(record: PoolRecord | None, address: str) -> PoolRecord | None:
+    """Raises UserError for a pool that is up in another one: two of one name could not be told apart here."""
+    if record is None or record.ray_address == address:
+        return record
+    if _answers(record.url):
+        raise UserError(f"the pool {record.name} is already up in the Ray cluster at {record.ray_address}")
+    return None
 
 
 def _answers(url: str) -> bool:

@@ -226,6 +226,9 @@ class UpOptions:
     admission_wait_s: float = _option(
         5.0, _seconds(0, 600), "How long a create may wait for a free sandbox when the pool is full.", "SECONDS"
     )
+    max_admission_wait_s: float = _option(
+        600.0, _seconds(0, 3_600), "The longest wait that a create may ask for by itself.", "SECONDS"
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -239,6 +242,10 @@ class UpOptions:
             raise OptionError("api-keys", "one of them is the key of --api-key")
         if self.default_timeout_s > self.max_timeout_s:
             raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
+        if self.admission_wait_s > self.max_admission_wait_s:
+            raise OptionError(
+                "admission-wait-s", f"is longer than max-admission-wait-s ({self.max_admission_wait_s:g})"
+            )
 
     def __repr__(self) -> str:
         shown = ((one.name, getattr(self, one.name)) for one in fields(self))
@@ -273,6 +280,7 @@ class UpOptions:
             warm_languages=self.warm_languages,
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
+            max_admission_wait_s=self.max_admission_wait_s,
             default_timeout_s=self.default_timeout_s,
             max_timeout_s=self.max_timeout_s,
         )

@@ -16,9 +16,11 @@ from raybox_cluster.gateway.auth import ApiKey, hash_key, is_key_hash
 DEFAULT_KEY_NAME: Final = "default"
 MAX_KEYS: Final = 1_000
 MAX_QUOTA: Final = 1_000_000_000
+MIN_WEIGHT: Final = 0.001
+MAX_WEIGHT: Final = 1_000.0
 KEY: Final = re.compile(r"[!-~]{8,256}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
-_FIELDS: Final = ("name", "key", "sha256", "admin", "sandboxes", "cpu", "memory_mib")
+_FIELDS: Final = ("name", "key", "sha256", "admin", "sandboxes", "cpu", "memory_mib", "weight")
 
 
 def parse_api_keys(value: object) -> tuple[ApiKey, ...]:
@@ -61,7 +63,10 @@ def _parse(number: int, entry: object) -> ApiKey:
         raise ValueError(f"{name}: sha256 must be 64 lower-case hex digits; `raybox key` prints them")
     if not isinstance(admin, bool):
         raise ValueError(f"{name}: admin must be true or false")
-    return ApiKey(name, sha256, admin, _quota(name, plain))
+    weight = plain.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"{name}: weight must be a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
+    return ApiKey(name, sha256, admin, _quota(name, plain), float(weight))
 
 
 def _quota(name: str, plain: dict[str, object]) -> Quota | None:

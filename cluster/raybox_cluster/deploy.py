@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybox_actors.config import NAMESPACE, PoolConfig
+from raybox_actors.errors import InternalError
 from raybox_cluster.cli_state import UserError
 from raybox_cluster.config import UpOptions
 from raybox_cluster.gateway.auth import ApiKey
@@ -25,6 +26,14 @@ Progress = Callable[[str], None]
 class Deployed:
     url: str
     started_serve: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A pool that is up in the cluster. keys: its gateway's; None if there is no gateway that answers."""
+
+    config: PoolConfig
+    keys: tuple[ApiKey, ...] | None = None
 
 
 def application_name(pool: str) -> str:
@@ -52,14 +61,69 @@ def join(address: str) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+def find_running(name: str) -> Running | None:
+    """The pool of this name in the cluster that this process has joined. Raises UserError if it does not answer."""
+    from ray import serve
+
+    from raybox_cluster.pool.adoption import ANSWER_LIMIT_S, running_config
+
+    details = serve_details()
+    try:
+        config = running_config(name)
+    except InternalError as error:
+        raise UserError(str(error)) from None
+    if details is None or application_name(name) not in details["applications"]:
+        return None if config is None else Running(config)
+    try:
+        asked = serve.get_app_handle(application_name(name)).settings.remote()
+        of_gateway, keys = asked.result(timeout_s=ANSWER_LIMIT_S)
+    except Exception as error:  # a gateway that cannot be asked is replaced
+        logging.getLogger(__name__).warning("the gateway of %s does not answer: %r", name, error)
+        return None if config is None else Running(config)
+    return Running(config or of_gateway, keys)
+
+
+def adopted_config(running: Running, options: UpOptions) -> PoolConfig:
+    """What the running pool becomes by these options. Raises UserError that names what cannot change while it runs."""
+    from raybox_cluster.pool.adoption import CHANGEABLE, differences
+
+    wanted = options.pool(running.config.secret)
+    differ = differences(running.config, wanted)
+    fixed = [f"{_option(name)} is {_shown(has)}, not {_shown(wants)}"
+             for name, (has, wants) in differ.items() if name not in CHANGEABLE]  # fmt: skip
+    if fixed:
+        raise UserError(
+            f"the pool {options.name} runs with other settings: {'; '.join(fixed)}; give the same, or end it first"
+            f" with `raybox down --name {options.name}`"
+        )
+    return wanted
+
+
+def _option(field: str) -> str:
+    return {"cpu_count": "cpu"}.get(field, field.replace("_", "-"))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def deploy(
-    options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool, progress: Progress
+    options: UpOptions,
+    config: PoolConfig,
+    keys: tuple[ApiKey, ...],
+    own_ray: bool,
+    progress: Progress,
+    running: Running | None = None,
 ) -> Deployed:
     """Start the pool and its gateway, side by side, and return when both answer.
 
     own_ray: this Ray is ours, so the gateway listens on the user's port by itself; otherwise it is reached through the
-    cluster's Serve. Raises UserError with the reason; then nothing of it is left but, in a joined cluster, Serve.
+    cluster's Serve. running: this pool as it is there already; what differs of it is changed, and the rest left alone.
+    Raises UserError with the reason; then nothing that was started here is left but, in a joined cluster, Serve.
     """
+    from raybox_cluster.pool.adoption import end_manager
     from raybox_cluster.pool.manager import ensure_pool
 
     started = time.monotonic()
@@ -68,17 +132,23 @@ def deploy(
         progress(f"{what} ({time.monotonic() - started:.1f} s)")
 
     def pool() -> None:
+        if running is not None and running.config != config:
+            end_manager(running.config)
         ensure_pool(config, timeout_s=START_LIMIT_S)
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 
     def gateway() -> Deployed:
-        deployed = _deploy_gateway(options, config, keys, own_ray)
+        if running is not None and running.keys == keys:
+            application = application_name(config.name)
+            deployed = Deployed(_wait_for_gateway(lambda: _serve_url(application), application), started_serve=False)
+        else:
+            deployed = _deploy_gateway(options, config, keys, own_ray, replacing=running is not None)
         say(f"gateway answers at {deployed.url}")
         return deployed
 
     details = None if own_ray else serve_details()
     if details is not None:  # before anything is started, so that what a failure takes down is ours
-        _refuse_conflicts(details, config.name)
+        _refuse_conflicts(details, config.name, adopting=running is not None)
 
     # Each is mostly waiting for Ray to start processes; a thread, not a process, because Ray's connection is ours.
     executor = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="raybox-deploy")
@@ -88,7 +158,7 @@ def deploy(
             one.result()
         return both[1].result()
     except BaseException as error:
-        if not own_ray:  # a Ray of our own is stopped as a whole
+        if not own_ray and running is None:  # a Ray of our own is stopped as a whole
             with contextlib.suppress(Exception):
                 take_down(config, started_serve=details is None)
         if isinstance(error, UserError) or not isinstance(error, Exception):
@@ -120,7 +190,9 @@ def take_down_own(config: PoolConfig) -> None:
     teardown_pool(config)
 
 
-def _deploy_gateway(options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool) -> Deployed:
+def _deploy_gateway(
+    options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, ...], own_ray: bool, replacing: bool
+) -> Deployed:
     from ray import serve
 
     from raybox_cluster.serve_app import KEEP_ALIVE_S, Listener, application
@@ -136,16 +208,18 @@ def _deploy_gateway(options: UpOptions, config: PoolConfig, keys: tuple[ApiKey, 
         )
     listener = Listener(options.host, options.port) if own_ray else None
     target = serve.RunTarget(application(config, keys, listener), name=name, route_prefix="/")
-    # Serve's own wait looks once a second; ours below looks all the time.
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    # Serve's own wait looks once a second; ours below looks all the time, but cannot tell the new one from the old.
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=replacing)
     own_url = f"http://{options.url_host}:{options.port}"
     url = _wait_for_gateway((lambda: own_url) if own_ray else (lambda: _serve_url(name)), name)
     return Deployed(url, started_serve=details is None)
 
 
-def _refuse_conflicts(details: dict[str, Any], pool: str) -> None:
+def _refuse_conflicts(details: dict[str, Any], pool: str, adopting: bool) -> None:
     for name, application in details["applications"].items():
         if name == application_name(pool):
+            if adopting:
+                continue
             raise UserError(f"a pool called {pool} is already up in this cluster; choose another --name")
         if application.get("route_prefix") == "/":
             raise UserError(f"the Serve of this cluster already has an application at /: {name}")

@@ -106,8 +106,12 @@ class Gateway:
         from raybox_cluster.gateway.auth import ApiKeys
         from raybox_cluster.pool.backend_ray import RayBackend
 
+        self.config, self.keys = config, keys
         self.gateway: ASGIApp = create_app(
-            await RayBackend(config).start(), ApiKeys(keys), max_timeout_s=config.max_timeout_s
+            await RayBackend(config).start(),
+            ApiKeys(keys),
+            max_timeout_s=config.max_timeout_s,
+            max_wait_s=config.max_admission_wait_s,
         )
         self.serving: asyncio.Task[None] | None = None
         if listener is not None:
@@ -125,6 +129,10 @@ class Gateway:
             )
             # Serve runs user code on one loop, in a thread that is not the main one: no signal handlers get installed.
             self.serving = asyncio.get_running_loop().create_task(self.server.serve(sockets=[bound]))
+
+    async def settings(self) -> tuple[PoolConfig, tuple[ApiKey, ...]]:
+        """What it was started with, by a Serve handle."""
+        return self.config, self.keys
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.gateway

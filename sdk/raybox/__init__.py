@@ -5,8 +5,11 @@
     with Sandbox.create() as sandbox:
         print(sandbox.run_code("1 + 1").text)
 
-`Sandbox` blocks, `AsyncSandbox` is its asyncio twin. Where the pool is: RAYBOX_URL; who asks: RAYBOX_API_KEY.
+`Sandbox` blocks, `AsyncSandbox` is its asyncio twin. Where the pool is: RAYBOX_URL; who asks: RAYBOX_API_KEY. In a
+process of the pool's Ray cluster neither is needed. `connect` gives the pool itself, `connect_async` its asyncio twin.
 """
+
+from types import FunctionType as _FunctionType
 
 from ._command_handle_async import AsyncCommandHandle
 from ._command_handle_sync import CommandHandle
@@ -73,6 +76,9 @@ from ._models import (
     SandboxState,
 )
 from ._network import ALL_TRAFFIC, SandboxNetworkSelectorContext, SandboxNetworkTransformContext
+from ._pool import CreateParams
+from ._pool_async import AsyncPool, connect_async
+from ._pool_sync import Pool, connect
 from ._sandbox_async import AsyncSandbox, AsyncSandboxPaginator
 from ._sandbox_sync import Sandbox, SandboxPaginator
 
@@ -82,6 +88,7 @@ __all__ = [
     "AsyncCommandHandle",
     "AsyncCommandInputHandle",
     "AsyncFileStreamReader",
+    "AsyncPool",
     "AsyncSandbox",
     "AsyncSandboxPaginator",
     "AsyncWatchHandle",
@@ -93,6 +100,7 @@ __all__ = [
     "CommandResult",
     "ConnectionConfig",
     "Context",
+    "CreateParams",
     "EntryInfo",
     "Execution",
     "ExecutionError",
@@ -117,6 +125,7 @@ __all__ = [
     "OutOfMemoryException",
     "OutputHandler",
     "OutputMessage",
+    "Pool",
     "ProcessInfo",
     "PtyOutput",
     "PtySize",
@@ -149,10 +158,12 @@ __all__ = [
     "WriteEntry",
     "WriteInfo",
     "__version__",
+    "connect",
+    "connect_async",
 ]
 
 # Tracebacks, reprs and pickles then say raybox.X, and go on to do so when a file is renamed.
 for _name in __all__:
-    if isinstance(_exported := globals()[_name], type) and _exported.__module__.startswith("raybox."):
+    if isinstance(_exported := globals()[_name], type | _FunctionType) and _exported.__module__.startswith("raybox."):
         _exported.__module__ = "raybox"
-del _name, _exported
+del _name, _exported, _FunctionType

@@ -2,15 +2,20 @@
 
 Per value, the first that is given wins: the option of the call; `RAYBOX_URL` / `RAYBOX_API_KEY`; `E2B_API_URL`,
 `E2B_SANDBOX_URL`, `E2B_DOMAIN`, `E2B_API_KEY`; the default. One origin serves both planes unless told otherwise.
+
+A URL that begins with `ray://` names a pool of the Ray cluster that this process has joined, and is spoken to by actor
+calls. With no URL given anywhere, that is what a process gets that has joined one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 from ._errors import InvalidArgumentException
 
@@ -27,6 +32,11 @@ ENVD_PORT = 49983
 USER_AGENT = f"raybox-python/{__version__}"
 
 HttpVersion = Literal["1.1", "2"]
+Transport = Literal["auto", "http", "ray"]
+
+RAY_SCHEME: Final = "ray://"
+#: What a `ray://` URL may name; nothing: the only pool of the cluster.
+_RAY_URL: Final = re.compile(r"ray://[A-Za-z0-9_-]*")
 
 
 class ApiParams(TypedDict, total=False):
@@ -56,6 +66,12 @@ class ApiParams(TypedDict, total=False):
     """Data plane. Default: `api_url` if given, else RAYBOX_URL, else E2B_SANDBOX_URL."""
     http_version: HttpVersion | None
     """Accepted; every connection speaks HTTP/1.1, where a closed connection tells the server to interrupt."""
+    transport: Transport | None
+    """"http", "ray" (actor calls, in a process that has joined the pool's Ray cluster), or "auto": over Ray if the
+    process has joined a cluster and no URL or domain is given. Default: RAYBOX_TRANSPORT, then "auto"."""
+    pool: str | None
+    """Over Ray: the name of the pool; asks for Ray unless `transport` says otherwise. Default: RAYBOX_POOL, then the
+    only pool of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +94,14 @@ class ConnectionConfig:
         """Options over environment over defaults. Raises InvalidArgumentException."""
         _reject_unknown(options)
         env = os.environ.get
-        domain = options.get("domain") or env("E2B_DOMAIN")
-        given_url = options.get("api_url")
-        raybox_url = None if given_url else env("RAYBOX_URL")
-        api_url = given_url or raybox_url or env("E2B_API_URL")
-        sandbox_url = options.get("sandbox_url") or raybox_url or env("E2B_SANDBOX_URL")
-        if sandbox_url is None and (api_url is not None or domain is None):
-            sandbox_url = api_url or DEFAULT_URL
-        if api_url is None:
-            api_url = f"https://api.{domain}" if domain else DEFAULT_URL
+        over_ray = choose_transport(options, os.environ, _has_joined_ray()) == "ray"
+        api_url, sandbox_url = _ray_urls(options, os.environ) if over_ray else _http_urls(options, os.environ)
         return cls(
-            api_key=options.get("api_key") or env("RAYBOX_API_KEY") or env("E2B_API_KEY"),
-            api_url=_url(api_url),
-            sandbox_url=None if sandbox_url is None else _url(sandbox_url),
-            domain=domain,
+            # Over Ray no key is needed, so one that is meant for another service must not be sent.
+            api_key=options.get("api_key") or env("RAYBOX_API_KEY") or (None if over_ray else env("E2B_API_KEY")),
+            api_url=api_url,
+            sandbox_url=sandbox_url,
+            domain=options.get("domain") or env("E2B_DOMAIN"),
             request_timeout=seconds(options.get("request_timeout"), DEFAULT_REQUEST_TIMEOUT_S, "request_timeout"),
             retries=_retries(options.get("retries")),
             connect_retries=_connect_retries(env("E2B_CONNECTION_RETRIES")),
@@ -106,6 +116,11 @@ class ConnectionConfig:
             return self
         _reject_unknown(options)
         changes: dict[str, object] = {}
+        if options.get("pool") or options.get("transport"):
+            if choose_transport(options, {}, self.over_ray) == "ray":
+                changes["api_url"], changes["sandbox_url"] = _ray_urls(options, {"RAYBOX_URL": self.api_url})
+            elif self.over_ray and not options.get("api_url"):
+                raise InvalidArgumentException("transport='http' needs an api_url here: everything else is over Ray")
         if options.get("api_key"):
             changes["api_key"] = options["api_key"]
         if url := options.get("api_url"):
@@ -125,6 +140,11 @@ class ConnectionConfig:
             changes["headers"] = {**self.headers, **extra}
         return replace(self, **changes)  # type: ignore[arg-type]  # mypy cannot match a dict with the fields' types
 
+    @property
+    def over_ray(self) -> bool:
+        """Whether the control plane is spoken to by actor calls; then no API key is needed."""
+        return self.api_url.startswith(RAY_SCHEME)
+
     def sandbox_base_url(self, sandbox_id: str, port: int, sandbox_domain: str | None) -> str:
         """Origin of one port of one sandbox; the headers route, unless sandboxes have host names."""
         if self.sandbox_url is not None:
@@ -141,7 +161,73 @@ def seconds(value: float | None, default: float | None, name: str) -> float | No
     return None if value == 0 else float(value)
 
 
+def choose_transport(options: ApiParams, environment: Mapping[str, str], in_ray: bool) -> Literal["http", "ray"]:
+    """What is said outright goes before what is found, and options before the environment. `in_ray`: this process has
+    joined a Ray cluster. Raises InvalidArgumentException."""
+    url, pool = options.get("api_url"), options.get("pool")
+    wanted = options.get("transport") or ("ray" if pool else None)
+    if url:
+        said = _transport_of(url)
+        if wanted not in (None, "auto", said):
+            raise InvalidArgumentException(
+                f"transport={wanted!r}, pool={pool!r} and the URL {url!r} exclude each other"
+            )
+        return said
+    match wanted or environment.get("RAYBOX_TRANSPORT") or "auto":
+        case "http" | "ray" as outright:
+            return outright
+        case "auto":
+            pass
+        case other:
+            raise InvalidArgumentException(f"transport must be 'auto', 'http' or 'ray', got {other!r}")
+    if options.get("sandbox_url") or options.get("domain"):
+        return "http"
+    if found := environment.get("RAYBOX_URL"):
+        return _transport_of(found)
+    if any(environment.get(name) for name in ("E2B_API_URL", "E2B_SANDBOX_URL", "E2B_DOMAIN")):
+        return "http"
+    return "ray" if in_ray else "http"
+
+
+def _transport_of(url: str) -> Literal["http", "ray"]:
+    return "ray" if url.startswith(RAY_SCHEME) else "http"
+
+
+def _ray_urls(options: ApiParams, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """Control plane and data plane of the pool that is named by option, URL or RAYBOX_POOL; else of the only one."""
+    url = options.get("api_url") or environment.get("RAYBOX_URL") or ""
+    named = url.removeprefix(RAY_SCHEME) if url.startswith(RAY_SCHEME) else ""
+    api_url = _url(RAY_SCHEME + (options.get("pool") or named or environment.get("RAYBOX_POOL") or ""))
+    return api_url, _url(options.get("sandbox_url") or api_url)
+
+
+def _http_urls(options: ApiParams, environment: Mapping[str, str]) -> tuple[str, str | None]:
+    """Control plane and data plane, None: by host name."""
+    domain = options.get("domain") or environment.get("E2B_DOMAIN")
+    given_url = options.get("api_url")
+    raybox_url = None if given_url else environment.get("RAYBOX_URL")
+    if raybox_url is not None and _transport_of(raybox_url) == "ray":  # HTTP was asked for outright
+        raybox_url = None
+    api_url = given_url or raybox_url or environment.get("E2B_API_URL")
+    sandbox_url = options.get("sandbox_url") or raybox_url or environment.get("E2B_SANDBOX_URL")
+    if sandbox_url is None and (api_url is not None or domain is None):
+        sandbox_url = api_url or DEFAULT_URL
+    if api_url is None:
+        api_url = f"https://api.{domain}" if domain else DEFAULT_URL
+    return _url(api_url), None if sandbox_url is None else _url(sandbox_url)
+
+
+def _has_joined_ray() -> bool:
+    """Asked of Ray only where something else has imported it: importing it takes a second."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(getattr(ray, "is_initialized", bool)())
+
+
 def _url(url: str) -> str:
+    if url.startswith(RAY_SCHEME):
+        if _RAY_URL.fullmatch(url) is None:
+            raise InvalidArgumentException(f"expected ray:// and the name of a pool, got {url!r}")
+        return url
     if not url.startswith(("http://", "https://")):
         raise InvalidArgumentException(f"expected a URL that starts with http:// or https://, got {url!r}")
     return url.rstrip("/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Self, Unpack
 
 from . import _requests, _responses
 from ._config import ApiParams, ConnectionConfig
@@ -22,10 +22,34 @@ class PaginatorBase:
         order: SandboxListOrder | None = None,
         **opts: Unpack[ApiParams],
     ) -> None:
+        self._begin(ConnectionConfig.resolve(opts), query, limit, next_token, order)
+
+    @classmethod
+    def _of(
+        cls,
+        config: ConnectionConfig,
+        query: SandboxQuery | None,
+        limit: int | None,
+        next_token: str | None,
+        order: SandboxListOrder | None,
+    ) -> Self:
+        """With options that are resolved already."""
+        paginator = cls.__new__(cls)
+        paginator._begin(config, query, limit, next_token, order)
+        return paginator
+
+    def _begin(
+        self,
+        config: ConnectionConfig,
+        query: SandboxQuery | None,
+        limit: int | None,
+        next_token: str | None,
+        order: SandboxListOrder | None,
+    ) -> None:
         self.query = query
         self.limit = limit
         self.order = order
-        self._config = ConnectionConfig.resolve(opts)
+        self._config = config
         self._has_next = True
         self._next_token = next_token
 

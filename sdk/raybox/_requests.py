@@ -109,16 +109,16 @@ def create(
     config: ConnectionConfig,
     template: str,
     *,
-    timeout: int | None,
-    metadata: Mapping[str, str] | None,
-    envs: Mapping[str, str] | None,
-    allow_internet_access: bool | None,
-    mcp: object | None,
-    network: Mapping[str, Any] | None,
-    iam: Mapping[str, Any] | None,
-    lifecycle: Mapping[str, Any] | None,
-    volume_mounts: Mapping[str, Any] | None,
-    idempotency_key: str | None,
+    timeout: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    envs: Mapping[str, str] | None = None,
+    allow_internet_access: bool | None = None,
+    mcp: object | None = None,
+    network: Mapping[str, Any] | None = None,
+    iam: Mapping[str, Any] | None = None,
+    lifecycle: Mapping[str, Any] | None = None,
+    volume_mounts: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
 ) -> Request:
     if mcp is not None:
         raise InvalidArgumentException("mcp is not supported yet")
@@ -223,11 +223,13 @@ def _control(
     extra: tuple[tuple[str, str], ...] = (),
     parameters: Mapping[str, str] | None = None,
 ) -> Request:
-    if not config.api_key:
+    if not config.api_key and not config.over_ray:
         raise AuthenticationException(
             "no API key: set RAYBOX_API_KEY (or E2B_API_KEY) in the environment, or pass api_key=..."
         )
-    headers = {"User-Agent": USER_AGENT, **config.headers, "X-API-KEY": config.api_key}
+    headers = {"User-Agent": USER_AGENT, **config.headers}
+    if config.api_key:
+        headers["X-API-KEY"] = config.api_key
     if payload is not None:
         headers["Content-Type"] = "application/json"
     return Request(

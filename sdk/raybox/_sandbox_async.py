@@ -138,6 +138,11 @@ class AsyncSandbox(SandboxBase):
             volume_mounts=volume_mounts,
             idempotency_key=idempotency_key,
         )
+        return await cls._born(config, request)
+
+    @classmethod
+    async def _born(cls, config: ConnectionConfig, request: _requests.Request) -> Self:
+        """What a create has made."""
         access = _responses.access(request, await _transport.send_async(request))
         sandbox = cls(**options_of(access, config))
         sandbox.timings_ms = access.timings_ms
@@ -169,7 +174,12 @@ class AsyncSandbox(SandboxBase):
         on_resume: SandboxOnResume = "restore",
         **opts: Unpack[ApiParams],
     ) -> AsyncSandbox:  # not Self: the decorator cannot carry it
-        config = ConnectionConfig.resolve(opts, logger)
+        return await cls._found(ConnectionConfig.resolve(opts, logger), sandbox_id, timeout, on_resume)
+
+    @classmethod
+    async def _found(
+        cls, config: ConnectionConfig, sandbox_id: str, timeout: int | None, on_resume: SandboxOnResume
+    ) -> Self:
         request = _requests.connect(config, sandbox_id, timeout, on_resume)
         return cls(**options_of(_responses.access(request, await _transport.send_async(request)), config))
 

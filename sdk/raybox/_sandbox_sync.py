@@ -137,6 +137,11 @@ class Sandbox(SandboxBase):
             volume_mounts=volume_mounts,
             idempotency_key=idempotency_key,
         )
+        return cls._born(config, request)
+
+    @classmethod
+    def _born(cls, config: ConnectionConfig, request: _requests.Request) -> Self:
+        """What a create has made."""
         access = _responses.access(request, _transport.send(request))
         sandbox = cls(**options_of(access, config))
         sandbox.timings_ms = access.timings_ms
@@ -168,7 +173,10 @@ class Sandbox(SandboxBase):
         on_resume: SandboxOnResume = "restore",
         **opts: Unpack[ApiParams],
     ) -> Sandbox:  # not Self: the decorator cannot carry it
-        config = ConnectionConfig.resolve(opts, logger)
+        return cls._found(ConnectionConfig.resolve(opts, logger), sandbox_id, timeout, on_resume)
+
+    @classmethod
+    def _found(cls, config: ConnectionConfig, sandbox_id: str, timeout: int | None, on_resume: SandboxOnResume) -> Self:
         request = _requests.connect(config, sandbox_id, timeout, on_resume)
         return cls(**options_of(_responses.access(request, _transport.send(request)), config))
 

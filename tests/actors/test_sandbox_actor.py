@@ -19,6 +19,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from raybox_actors.config import NAMESPACE, PoolConfig, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, NotFound, SandboxLost, SlotTaken
 from raybox_actors.isolation.orphans import wall_marks
+from raybox_actors.isolation.policy import host_slot
 from raybox_actors.network.egress import egress_available
 from raybox_actors.network.stack import FIRST_STACK_ID
 from raybox_actors.node_agent import NodeAgent
@@ -54,7 +55,7 @@ class Pool:
         agent = ray.remote(NodeAgent).options(
             name=node_agent_name(self.config, self.node_id), namespace=NAMESPACE, num_cpus=0, lifetime="detached"
         )
-        self.agent = agent.remote(self.config)
+        self.agent = agent.remote(self.config, self.node_id)
         ray.get(self.agent.start.remote(), timeout=60)
         return self.agent
 
@@ -338,20 +339,20 @@ def test_a_pool_with_egress_gives_each_sandbox_the_rules_it_was_created_with(
             now = ray.get(actor.info.remote(info.sandbox_id))
             assert (now.network, now.allow_internet_access) == (None if ruled else CLOSED, True)
             ray.get(actor.kill.remote(info.sandbox_id), timeout=30)
-            assert not stacks()
+            assert not stacks(ray_cluster)
         ray.get(actor.prepare.remote(), timeout=60)  # warm ones have it already
-        assert len(stacks()) == 1
+        assert len(stacks(ray_cluster)) == 1
     finally:
         pool.stop()
-    wait_until(lambda: not stacks(), 5, stacks)
+    wait_until(lambda: not stacks(ray_cluster), 5, lambda: stacks(ray_cluster))
 
 
-def stacks() -> set[int]:
-    """Network stacks of slot 0."""
+def stacks(node_id: str) -> set[int]:
+    """Network stacks of the node's slot 0."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            is_of_slot = entry.name.isdigit() and entry.stat().st_uid == FIRST_STACK_ID
+            is_of_slot = entry.name.isdigit() and entry.stat().st_uid == FIRST_STACK_ID + host_slot(node_id, 0)
             if is_of_slot and b"slirp" in (entry / "cmdline").read_bytes():
                 found.add(int(entry.name))
     return found

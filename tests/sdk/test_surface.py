@@ -14,7 +14,7 @@ import e2b
 import pytest
 
 import raybox
-from raybox import AsyncSandbox, AsyncSandboxPaginator, Sandbox, SandboxPaginator
+from raybox import AsyncPool, AsyncSandbox, AsyncSandboxPaginator, CreateParams, Pool, Sandbox, SandboxPaginator
 from raybox._config import ApiParams
 
 # It has no type hints that a checker could read.
@@ -101,6 +101,7 @@ VALUES = [
 OURS = {
     ("Execution", "timings_ms"): "measured by the client; comes last",
 }
+OUR_OPTIONS = {"transport", "pool"}  #: the way over Ray
 #: What `**` parameters are called is nobody's business.
 STARRED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -151,13 +152,16 @@ def surface(cls: type) -> dict[str, tuple[list[tuple[str, Any, Any]], str | None
     return found
 
 
-@pytest.mark.parametrize(("one", "other"), [(Sandbox, AsyncSandbox), (SandboxPaginator, AsyncSandboxPaginator)])
+@pytest.mark.parametrize(
+    ("one", "other"), [(Sandbox, AsyncSandbox), (SandboxPaginator, AsyncSandboxPaginator), (Pool, AsyncPool)]
+)
 def test_twins(one: type, other: type) -> None:
     assert surface(one) == surface(other)
 
 
 def test_public_methods_are_documented() -> None:
-    assert [name for name, (_, doc) in surface(Sandbox).items() if not doc and not name.startswith("__")] == []
+    for cls in (Sandbox, Pool):
+        assert [name for name, (_, doc) in surface(cls).items() if not doc and not name.startswith("__")] == []
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -279,7 +283,18 @@ def check_signatures(name: str, ours: Callable[..., Any], theirs: Callable[..., 
 
 
 def test_every_per_call_option_of_the_e2b_sdk_is_accepted() -> None:
-    assert set(ApiParams.__annotations__) == set(e2b.ApiParams.__annotations__)
+    assert set(ApiParams.__annotations__) == set(e2b.ApiParams.__annotations__) | OUR_OPTIONS
+
+
+def test_a_pool_creates_with_what_a_sandbox_is_created_with() -> None:
+    of_sandbox = inspect.signature(Sandbox.create).parameters.keys() - {"opts", "logger", "template"}
+    assert set(CreateParams.__annotations__) == of_sandbox | set(ApiParams.__annotations__)
+
+
+def test_the_ways_to_a_pool_are_twins() -> None:
+    blocking, asynchronous = inspect.signature(raybox.connect), inspect.signature(raybox.connect_async)
+    assert blocking.parameters == asynchronous.parameters
+    assert raybox.connect.__doc__ == raybox.connect_async.__doc__
 
 
 def test_unknown_option_is_a_type_error() -> None:

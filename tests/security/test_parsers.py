@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
+from raybox_actors import fields
 from raybox_actors.errors import BadRequest
+from raybox_actors.execute_request import MAX_EXECUTE_BODY_BYTES
 from raybox_actors.values import CreateRequest
-from raybox_cluster.gateway import fields
 from raybox_cluster.gateway.app import create_app
 from raybox_cluster.gateway.auth import MAX_KEY_BYTES, ApiKey, ApiKeys, hash_key
 from raybox_cluster.gateway.resolver import MAX_SANDBOX_ID_CHARS, resolve
 from raybox_cluster.gateway.wire import (
     MAX_CONTROL_BODY_BYTES,
-    MAX_EXECUTE_BODY_BYTES,
     MAX_QUERY_BYTES,
     MAX_QUERY_FIELDS,
     parse_list,

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from raybox_actors.isolation.orphans import wall_marks
+from raybox_actors.isolation.policy import host_slot
 from raybox_actors.sandbox_id import parse
 from tests.support.pool import RunningPool, processes_of
 
@@ -41,7 +42,11 @@ def walls_of(pool: RunningPool, sandbox_id: str) -> int:
     """The outermost process of a sandbox's walls."""
     address = parse(sandbox_id)
     assert address is not None
-    found = [pid for pid, mark in wall_marks().items() if mark.startswith(f"{pool.name}:{address.slot}:")]
+    found = [
+        pid
+        for pid, mark in wall_marks().items()
+        if mark.startswith(f"{pool.name}:{host_slot(address.node, address.slot)}:")
+    ]
     assert found, (sandbox_id, wall_marks())
     return min(found, key=lambda pid: parent(pid) in found)
 

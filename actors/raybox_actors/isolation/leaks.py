@@ -15,11 +15,10 @@ from pathlib import Path
 
 from raybox_actors.isolation.cgroup import TOP, Cgroup, Hierarchy, existing, owner_of
 from raybox_actors.isolation.orphans import is_worker, parent_of, sweep, wall_marks
-from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_SLOTS_PER_NODE, SKELETONS
+from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX, MAX_SLOTS_PER_NODE
+from raybox_actors.node_folder import OWN_FILES
 
 KINDS = ("processes", "mounts", "folders", "cgroups", "sockets", "uids")
-#: What a node agent itself has in its pool's folder.
-OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.sock.lean", "zygote.log"})
 LAST_HOST_ID = FIRST_HOST_ID + MAX_SLOTS_PER_NODE * IDS_PER_SANDBOX
 
 
@@ -30,7 +29,8 @@ class Leak:
 
 
 class LeakSweeper:
-    """Of one pool on this node. Every method blocks for some milliseconds and never raises for what it finds."""
+    """Of one pool on this machine; `folder` is its node's own. Every method blocks for some milliseconds, and never
+    raises for what it finds."""
 
     def __init__(self, pool: str, folder: Path, hierarchy: Hierarchy | None) -> None:
         self._pool, self._folder, self._hierarchy = pool, folder, hierarchy

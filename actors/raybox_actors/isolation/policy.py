@@ -214,6 +214,12 @@ def first_host_id(slot: int) -> int:
     return FIRST_HOST_ID + (slot % MAX_SLOTS_PER_NODE) * IDS_PER_SANDBOX
 
 
+def host_slot(node_id: str, slot: int) -> int:
+    """The slot's number on its machine, for host ids, cgroups and marks. Several Ray nodes may share a machine, so each
+    begins at a number of its own. node_id: at least twelve hex digits."""
+    return (int(node_id[:12], 16) + slot) % MAX_SLOTS_PER_NODE
+
+
 def base_environment(python_prefix: str) -> dict[str, str]:
     """What every process of a sandbox starts with; nothing of the host's environment gets in."""
     return {

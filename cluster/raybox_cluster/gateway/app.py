@@ -34,6 +34,7 @@ from .dataplane import INTERPRETER_PORT, DataPlane
 from .errors import control_response, envd_response, framework_response, internal
 from .ports_websocket import refuse
 from .resolver import ENVD_PORT, Target, is_for_control_plane, resolve, sandbox_in_path
+from .routes_capacity import capacity_routes
 from .routes_envd import files_query
 from .routes_execute import Executions
 from .routes_observing import observing_routes
@@ -43,6 +44,7 @@ from .routes_unavailable import unavailable_routes
 from .signatures import AccessDenied, Operation
 from .signed_urls import Owners
 from .traffic import TrafficTokens
+from .wire import MAX_WAIT_S
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +54,24 @@ MAX_TIMEOUT_S = 86_400.0
 
 
 def create_app(
-    backend: Backend, keys: ApiKeys, *, keepalive_s: float = KEEPALIVE_S, max_timeout_s: float = MAX_TIMEOUT_S
+    backend: Backend,
+    keys: ApiKeys,
+    *,
+    keepalive_s: float = KEEPALIVE_S,
+    max_timeout_s: float = MAX_TIMEOUT_S,
+    max_wait_s: float = MAX_WAIT_S,
 ) -> FastAPI:
     """The application, with no state beyond caches and the tasks of running requests. `max_timeout_s` bounds what
-    callers may ask a sandbox to live from now."""
-    return Gateway(backend, keys, keepalive_s, max_timeout_s)
+    callers may ask a sandbox to live from now, `max_wait_s` how long they may wait for one."""
+    return Gateway(backend, keys, keepalive_s, max_timeout_s, max_wait_s)
 
 
 class Gateway(FastAPI):
     """A FastAPI application (the control plane) that looks at every request before its own machinery does."""
 
-    def __init__(self, backend: Backend, keys: ApiKeys, keepalive_s: float, max_timeout_s: float) -> None:
+    def __init__(
+        self, backend: Backend, keys: ApiKeys, keepalive_s: float, max_timeout_s: float, max_wait_s: float
+    ) -> None:
         super().__init__(
             openapi_url=None,
             docs_url=None,
@@ -77,7 +86,8 @@ class Gateway(FastAPI):
         self._dataplane = DataPlane(backend, tokens, Executions(backend, keepalive_s))
         self.include_router(unavailable_routes())
         self.include_router(observing_routes(backend, tokens))
-        self.include_router(sandbox_routes(backend, tokens, max_timeout_s))
+        self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
+        self.include_router(capacity_routes(backend))
         self.include_router(status_routes(backend))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -35,12 +35,14 @@ class ApiKey:
     """One key, without the key. Raises ValueError for a `sha256` that is no `hash_key(...)`.
 
     admin: reaches every sandbox of the pool and its status; others reach the sandboxes that they created.
+    weight: its share of the slots, beside those of other keys that wait for some, too.
     """
 
     name: str
     sha256: str
     admin: bool = False
     quota: Quota | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not is_key_hash(self.sha256):

@@ -11,7 +11,9 @@ from raybox_actors.values import (
     EventBatch,
     ExecuteRequest,
     LogEntry,
+    PoolCapacity,
     PoolStatus,
+    Quota,
     ResourceUsage,
     SandboxInfo,
 )
@@ -22,6 +24,10 @@ class Backend(Protocol):
 
     async def create(self, request: CreateRequest) -> SandboxInfo:
         """Claim a sandbox; return when it answers. NoCapacity after the pool's admission wait."""
+        ...
+
+    async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
+        """What an API key of this name and quota may start now."""
         ...
 
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:

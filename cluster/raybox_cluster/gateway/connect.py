@@ -11,9 +11,9 @@ import struct
 
 from raybox_actors.agent.errors import AgentError
 from raybox_actors.errors import BadRequest, RayboxError, SandboxLost
+from raybox_actors.fields import Json
 
 from .asgi import Headers
-from .fields import Json
 from .protojson import dump
 
 UNARY_TYPE = b"application/json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from raybox_actors.agent.values import EntryInfo, FileType, WatchEvent, WatchKind
+from raybox_actors.fields import Json
 
-from .fields import Json
 from .protojson import Message
 from .wire import timestamp
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from raybox_actors.errors import BadRequest
+from raybox_actors.fields import Json
 from raybox_actors.values import ResourceUsage
 
-from .fields import Json
 from .wire import MAX_QUERY_BYTES, MAX_QUERY_FIELDS, timestamp
 
 MAX_SANDBOXES = 100

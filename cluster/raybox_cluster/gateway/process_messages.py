@@ -17,8 +17,8 @@ from raybox_actors.agent.values import (
     PtySize,
 )
 from raybox_actors.errors import BadRequest
+from raybox_actors.fields import Json
 
-from .fields import Json
 from .protojson import Message
 
 MAX_UINT32: Final = 2**32 - 1

@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping
 
 from raybox_actors.errors import BadRequest
-
-from .fields import Json, check_text, json_object
+from raybox_actors.fields import Json, check_text, json_object
 
 _INTEGER = re.compile(r"-?\d{1,20}")
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")

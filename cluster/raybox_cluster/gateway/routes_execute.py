@@ -15,11 +15,12 @@ from collections.abc import Coroutine
 from uuid import uuid4
 
 from raybox_actors.errors import RayboxError
+from raybox_actors.execute_request import MAX_EXECUTE_BODY_BYTES, parse_execute
 from raybox_actors.values import EventBatch
 
 from .asgi import ClientGone, Headers, Receive, Send, StreamAborted, read_body, wait_until_gone
 from .backend import Backend
-from .wire import KEEPALIVE_LINE, MAX_EXECUTE_BODY_BYTES, parse_execute
+from .wire import KEEPALIVE_LINE
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from raybox_actors.errors import NotFound, RayboxError
+from raybox_actors.fields import Json
 from raybox_actors.values import LogEntry, ResourceUsage
 
 from .asgi import json_response
 from .auth import ApiKey
 from .backend import Backend
 from .errors import sandbox_is_gone
-from .fields import Json
 from .metrics import metric_body, number, query_of, sandbox_ids, span
 from .resolver import is_sandbox_id
 from .routes_sandboxes import path_sandbox_id

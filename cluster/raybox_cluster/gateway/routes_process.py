@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from raybox_actors.errors import BadRequest
+from raybox_actors.fields import Json
 
 from . import process_messages as m
-from .fields import Json
 from .protojson import Message
 from .rpc import Call, Method, mapped, unary
 

@@ -18,7 +18,7 @@ from .traffic import TrafficTokens
 NO_CONTENT = 204
 
 
-def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float) -> APIRouter:
+def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float, max_wait_s: float) -> APIRouter:
     """Handlers take the bare request: the contract's bodies are read by `wire`, which answers in its words."""
     router = APIRouter()
     creations = Creations(backend)
@@ -33,6 +33,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
             key=_key(request),
             version=_version(request),
             max_timeout_s=max_timeout_s,
+            max_wait_s=max_wait_s,
         )
         info = await creations.create(wanted, request.receive)
         tokens.remember(info)

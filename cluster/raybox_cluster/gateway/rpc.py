@@ -20,12 +20,12 @@ from starlette.responses import Response
 from raybox_actors.agent.api import Agent
 from raybox_actors.agent.errors import AgentError
 from raybox_actors.errors import BadRequest, InternalError, RayboxError
+from raybox_actors.fields import Json
 
 from . import connect
 from .asgi import ClientGone, Headers, Receive, Scope, Send, StreamAborted, json_response, read_body, wait_until_gone
 from .asgi import Message as ASGIMessage
 from .errors import internal, sandbox_is_gone
-from .fields import Json
 from .protojson import Message
 
 logger = logging.getLogger(__name__)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, unquote
 
+from raybox_actors import fields as f
 from raybox_actors.errors import BadRequest
+from raybox_actors.execute_request import MAX_NAME_CHARS
 from raybox_actors.isolation.policy import ADJUSTABLE
 from raybox_actors.network.rules import parse_request
-from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, ExecuteRequest, PublicState, SandboxInfo
+from raybox_actors.values import DEFAULT_TEMPLATE, ContextInfo, CreateRequest, PublicState, SandboxInfo
 
-from . import fields as f
 from .asgi import Headers
 from .auth import ApiKey
 from .errors import TemplateNotFound
@@ -34,21 +34,22 @@ TEMPLATES: Mapping[str, str] = {
 
 #: Metadata entry that says the same as the header Idempotency-Key.
 IDEMPOTENCY_METADATA = "raybox.idempotency_key"
+#: The header, and the metadata entry that says the same, for how long a create may wait for a sandbox.
+WAIT_HEADER = "X-Raybox-Wait-Seconds"
+WAIT_METADATA = "raybox.wait_s"
 #: Metadata entries of this beginning say what a sandbox shall get of each of policy.ADJUSTABLE.
 RESOURCE_METADATA = "raybox."
 #: Of the contract's `network`: what a sandbox's rules are made of.
 EGRESS_FIELDS = ("allowOut", "denyOut", "dnsServers")
 
 MAX_CONTROL_BODY_BYTES = 1024 * 1024
-MAX_EXECUTE_BODY_BYTES = 16 * 1024 * 1024
 MAX_CONTEXT_BODY_BYTES = 64 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 MAX_QUERY_FIELDS = 256
-MAX_NAME_CHARS = 256
 MAX_PATH_CHARS = 4096
 MAX_PAGE = 100
 MAX_REFRESH_S = 3600
-MAX_EXECUTION_TIMEOUT_S = 86_400.0
+MAX_WAIT_S = 600.0
 
 DEFAULT_TIMEOUT_V1_S = 15
 DEFAULT_TIMEOUT_V2_S = 300
@@ -60,7 +61,6 @@ INTERPRETER_HEALTH = b'"OK"'
 KEEPALIVE_LINE = b'{"type":"keepalive"}\n'
 
 _IDEMPOTENCY_KEY = re.compile(rb"[a-z0-9-]{1,255}")
-_EXECUTION_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _CONTEXT_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _CURSOR = re.compile(r"1 (asc|desc) (\d{1,20}) ([a-z0-9]{1,64})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -70,10 +70,25 @@ _MICROSECOND = timedelta(microseconds=1)
 # --- create, connect, timeouts ---------------------------------------------------------------------------------------
 
 
-def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float) -> CreateRequest:
+def parse_create(
+    body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float, max_wait_s: float = MAX_WAIT_S
+) -> CreateRequest:
     """`version` 1 or 2 of the route. Also raises TemplateNotFound. Unknown fields are ignored, so that newer clients
     work; known ones that the pool cannot honour are refused."""
     fields = f.json_object(body)
+    return create_of(fields, headers, key=key, version=version, max_timeout_s=max_timeout_s, max_wait_s=max_wait_s)
+
+
+def create_of(
+    fields: f.Json,
+    headers: Headers,
+    *,
+    key: ApiKey,
+    version: int,
+    max_timeout_s: float,
+    max_wait_s: float = MAX_WAIT_S,
+) -> CreateRequest:
+    """The same, of a body that has been read."""
     template = f.text(fields, "templateID", MAX_NAME_CHARS)
     if not template:
         raise BadRequest("templateID is required")
@@ -103,6 +118,8 @@ def parse_create(body: bytes, headers: Headers, *, key: ApiKey, version: int, ma
         env_vars=f.environment(fields, "envVars"),
         owner=key.name,
         quota=key.quota,
+        weight=key.weight,
+        wait_s=_wait(headers, metadata, max_wait_s),
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=internet,
@@ -150,6 +167,19 @@ def _idempotency_key(headers: Headers, metadata: Mapping[str, str]) -> str | Non
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest(f"{name} must match [a-z0-9-]{{1,255}}")
     return key.decode("ascii")
+
+
+def _wait(headers: Headers, metadata: Mapping[str, str], max_wait_s: float) -> float | None:
+    """How long the create may wait for a sandbox: the header, or else the metadata entry."""
+    header = headers.get(WAIT_HEADER.lower().encode())
+    name, text = f"metadata {WAIT_METADATA}", metadata.get(WAIT_METADATA)
+    if header is not None:
+        name, text = WAIT_HEADER, header.decode("latin-1")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) or float(text) > max_wait_s:
+        raise BadRequest(f"{name} must be a number of seconds from 0 to {max_wait_s:g}")
+    return float(text)
 
 
 def _resources(metadata: Mapping[str, str]) -> dict[str, float]:
@@ -402,41 +432,6 @@ def _position(info: SandboxInfo) -> tuple[int, str]:
 
 
 # --- the code interpreter --------------------------------------------------------------------------------------------
-
-
-def parse_execute(body: bytes, headers: Headers, new_execution_id: str) -> ExecuteRequest:
-    """`new_execution_id` is used unless the caller chose one (`X-Raybox-Execution-Id`)."""
-    fields = f.json_object(body)
-    code = f.text(fields, "code", MAX_EXECUTE_BODY_BYTES)
-    if code is None:
-        raise BadRequest("code is required")
-    language = f.text(fields, "language", MAX_NAME_CHARS) or None
-    context_id = f.text(fields, "context_id", MAX_NAME_CHARS) or None
-    if language is not None and context_id is not None:
-        raise BadRequest("Only one of context_id or language can be provided")
-    chosen = headers.get(b"x-raybox-execution-id")
-    if chosen is not None and not _EXECUTION_ID.fullmatch(chosen):
-        raise BadRequest("X-Raybox-Execution-Id must match [A-Za-z0-9_-]{1,64}")
-    return ExecuteRequest(
-        execution_id=new_execution_id if chosen is None else chosen.decode("ascii"),
-        code=code,
-        language=language,
-        context_id=context_id,
-        env_vars=f.environment(fields, "env_vars"),
-        timeout_s=_execution_timeout(headers.get(b"x-raybox-timeout-seconds")),
-    )
-
-
-def _execution_timeout(header: bytes | None) -> float | None:
-    if header is None:
-        return None
-    try:
-        timeout_s = float(header)
-    except ValueError:
-        timeout_s = math.nan
-    if not 0 < timeout_s <= MAX_EXECUTION_TIMEOUT_S:
-        raise BadRequest(f"X-Raybox-Timeout-Seconds must be a number above 0 and up to {MAX_EXECUTION_TIMEOUT_S:.0f}")
-    return timeout_s
 
 
 def parse_new_context(body: bytes) -> tuple[str | None, str | None]:

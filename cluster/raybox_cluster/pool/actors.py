@@ -58,7 +58,7 @@ def ensure_node_agent(config: PoolConfig, classes: ActorClasses, node_id: str) -
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
             enable_task_events=False,
         )
-        .remote(config)
+        .remote(config, node_id)
     )
 
 

@@ -31,7 +31,9 @@ from raybox_actors.values import (
     EventBatch,
     ExecuteRequest,
     LogEntry,
+    PoolCapacity,
     PoolStatus,
+    Quota,
     ResourceUsage,
     SandboxInfo,
 )
@@ -90,6 +92,9 @@ class RayBackend:
                 self._creates_at_manager -= free
         finally:
             self._hints.refresh()
+
+    async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
+        return cast(PoolCapacity, await self._ask_manager(lambda manager: manager.capacity.remote(owner, quota)))
 
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
         return cast("tuple[SandboxInfo, bool]", await self._call("connect", sandbox_id, timeout_s))

@@ -89,7 +89,7 @@ class PrepareEnded:
 
 @dataclass(frozen=True, slots=True)
 class ClaimAsked:
-    """owner, quota: of the API key that asks. use: what the sandbox will add to its owner's.
+    """owner, quota, weight: of the API key that asks. use: what the sandbox will add to its owner's.
 
     idempotency_key: its sandbox will carry it, so that it is not counted beside its own claim.
     """
@@ -99,6 +99,7 @@ class ClaimAsked:
     quota: Quota | None = None
     use: Use = NOTHING
     idempotency_key: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from raybox_actors import sandbox_id as ids
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NoCapacity, RayboxError, SlotTaken
 from raybox_actors.isolation.policy import effective
-from raybox_actors.values import CreateRequest, PoolStatus, SandboxInfo, SlotDescription
+from raybox_actors.values import CreateRequest, PoolCapacity, PoolStatus, Quota, SandboxInfo, SlotDescription
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
@@ -70,7 +70,7 @@ class PoolManager:
 
     def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
         self._config, self._classes = config, classes or ActorClasses()
-        self._state = PoolState(config.sandboxes, config.warm)
+        self._state = PoolState(config.sandboxes, config.warm, unix_ahead_s=time.time() - time.monotonic())
         self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
@@ -98,11 +98,15 @@ class PoolManager:
             raise BadRequest(f"a pool {config.name} with other settings is already running")
         await self._recovered.wait()
 
+    async def config(self) -> PoolConfig:
+        """What it was started with; for whoever wants to know whether this is the pool they have in mind."""
+        return self._config
+
     async def claim(self, request: CreateRequest) -> SandboxInfo:
         """A sandbox for the caller, once it answers. The same idempotency key of the same owner returns the same one.
 
-        Raises NoCapacity after the pool's admission wait; LimitReached when the request's quota has no room, counting
-        what the owner's other sandboxes and claims use; what the sandbox actor says of the request itself.
+        Raises NoCapacity after the request's own wait, or else the pool's; LimitReached when the request's quota has no
+        room, counting what the owner's other sandboxes and claims use; what the actor says of the request itself.
         """
         await self._recovered.wait()
         if request.idempotency_key is None:
@@ -147,6 +151,11 @@ class PoolManager:
         await self._recovered.wait()
         return self._leaks.added_to(self._state.status())
 
+    async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
+        """What an API key of this name and quota may start now."""
+        await self._recovered.wait()
+        return self._state.capacity(owner, quota, self._use({}), time.monotonic())
+
     async def tombstone(self, sandbox_id: str) -> Cause | None:
         """Why this sandbox is gone, if it died with its actor and that is remembered."""
         await self._recovered.wait()
@@ -165,13 +174,19 @@ class PoolManager:
         future: asyncio.Future[SandboxInfo] = asyncio.get_running_loop().create_future()
         self._futures[claim_id] = future
         self._requests[claim_id] = request
-        wait = asyncio.get_running_loop().call_later(
-            self._config.admission_wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id)
-        )
+        wait_s = self._config.admission_wait_s if request.wait_s is None else request.wait_s
+        wait = asyncio.get_running_loop().call_later(wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id))
         try:
-            limits = effective(self._config.limits(), None, request.resources)
-            use = Use(1, limits.cpu_count, limits.memory_mib)
-            self._tell(ev.ClaimAsked(claim_id, request.owner, request.quota, use, request.idempotency_key))
+            self._tell(
+                ev.ClaimAsked(
+                    claim_id,
+                    request.owner,
+                    request.quota,
+                    self._use(request.resources),
+                    request.idempotency_key,
+                    request.weight,
+                )
+            )
             info = await future
             ready_at_s = time.monotonic()
             assigned_at_s = self._assigned_at_s[claim_id]
@@ -185,6 +200,11 @@ class PoolManager:
             wait.cancel()
             del self._futures[claim_id], self._requests[claim_id]
             self._assigned_at_s.pop(claim_id, None)
+
+    def _use(self, resources: dict[str, float]) -> Use:
+        """What a sandbox with these wishes counts. Raises BadRequest, LimitReached."""
+        limits = effective(self._config.limits(), None, resources)
+        return Use(1, limits.cpu_count, limits.memory_mib)
 
     async def _assign(self, claim_id: str, key: SlotKey) -> None:
         request = self._requests.get(claim_id)

@@ -84,6 +84,7 @@ class Claim:
     broken: int = 0
     expired: bool = False  #: its admission wait is over; it may end where it is assigned, but waits no more
     owner: str = ""
+    weight: float = 1.0
     quota: Quota | None = None
     use: Use = NOTHING
     idempotency_key: str | None = None

@@ -18,11 +18,14 @@ class Policy:
     backoff_first_s: float = 0.25  #: after a failure, doubled by every further one
     backoff_most_s: float = 30.0
     claim_attempts: int = 4  #: slots on which a claim may break before it is given up
-    claims_waiting_most: int = 4096  #: further ones are rejected at once
+    claims_waiting_most: int = 4096  #: beyond them, who has most in line for its weight loses its last at once
+    claims_waiting_per_key_most: int = 1024  #: further ones are rejected at once
     over_quota_wait_s: float = 0.5  #: in which the end of a sandbox that makes room must have been heard of
     over_quota_waiting_most: int = 64  #: claims of one key; further ones are refused at once
-    retry_soon_s: float = 1.0  #: told when slots are about to come free
-    retry_late_s: float = 5.0
+    retry_soon_s: float = 1.0  #: nobody is told to come back earlier
+    retry_late_s: float = 5.0  #: told when nothing is known of slots that will come free
+    retry_most_s: float = 60.0  #: nobody is told to come back later
+    freed_remembered: int = 64  #: how many slots that came free tell the rate
 
     def backoff_s(self, failures: int) -> float:
         """Wait after the `failures`-th failure in a row (1-based)."""
@@ -33,5 +36,8 @@ class Policy:
         that is always busy still refills."""
         return self.prepares_per_node if executions == 0 else min(self.prepares_per_busy_node, self.prepares_per_node)
 
-    def retry_after_s(self, slots_in_transit: int) -> float:
-        return self.retry_soon_s if slots_in_transit else self.retry_late_s
+    def retry_after_s(self, free_in_s: float | None) -> float:
+        """What a caller who got nothing is told, of a forecast."""
+        if free_in_s is None:
+            return self.retry_late_s
+        return min(self.retry_most_s, max(self.retry_soon_s, free_in_s))

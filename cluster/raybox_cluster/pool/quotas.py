@@ -76,3 +76,17 @@ class Ledger:
 def can_ever(quota: Quota, wanted: Use) -> bool:
     """Whether a key that uses nothing could have so much."""
     return Ledger().refusal("", quota, wanted) is None
+
+
+def room(quota: Quota, used: Use, each: Use) -> int | None:
+    """How many more sandboxes of this use a key may start that uses so much; None: the quota says nothing of that."""
+    places = [
+        int((limit - has) / one)
+        for limit, has, one in (
+            (quota.sandboxes, used.sandboxes, each.sandboxes),
+            (quota.cpu, used.cpu, each.cpu),
+            (quota.memory_mib, used.memory_mib, each.memory_mib),
+        )
+        if limit is not None and one > 0
+    ]
+    return max(0, min(places)) if places else None

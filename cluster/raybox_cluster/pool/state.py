@@ -18,9 +18,10 @@ from typing import Any, Final, TypeAlias
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.errors import Cause
-from raybox_actors.values import NodeStatus, PoolStatus, SandboxInfo
+from raybox_actors.values import NodeStatus, PoolCapacity, PoolStatus, Quota, SandboxInfo
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.forecast import free_in_s
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
     AssignClaim,
@@ -36,7 +37,8 @@ from raybox_cluster.pool.instructions import (
 )
 from raybox_cluster.pool.members import BUCKETS, FREE, Bucket, Claim, Node, Slot
 from raybox_cluster.pool.policy import Policy
-from raybox_cluster.pool.quotas import Charge, Ledger, can_ever, charge_of
+from raybox_cluster.pool.quotas import NOTHING, Charge, Ledger, Use, can_ever, charge_of, room
+from raybox_cluster.pool.waiting import WaitingLine
 
 
 @dataclass
@@ -46,12 +48,14 @@ class PoolState:
     policy: Policy = field(default_factory=Policy)
     tombstones_kept: int = 10_000
     abandoned_kept: int = 1_000
+    #: Unix time less the clock of `handle`, for the deadlines of sandboxes.
+    unix_ahead_s: float = 0.0
     nodes: dict[str, Node] = field(default_factory=dict, init=False)
     slots: dict[SlotKey, Slot] = field(default_factory=dict, init=False)
     #: Every claim that is neither won nor given up.
     claims: dict[str, Claim] = field(default_factory=dict, init=False)
-    #: Those of `claims` without a slot, the first to be served first.
-    waiting: deque[str] = field(default_factory=deque, init=False)
+    #: Those of `claims` without a slot.
+    waiting: WaitingLine = field(default_factory=WaitingLine, init=False)
     #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
     over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
     #: Live sandboxes and `claims`, by owner.
@@ -62,11 +66,19 @@ class PoolState:
     tombstones: OrderedDict[str, Cause] = field(default_factory=OrderedDict, init=False)
     #: Keys of direct claims whose outcome nobody knows: a sandbox born under one is nobody's.
     abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
+    #: When slots came free, the latest last.
+    freed_at_s: deque[float] = field(default_factory=deque, init=False)
     #: When Ticked may bring new instructions; None: not by time alone.
     wake_at_s: float | None = field(default=None, init=False)
+    #: Of the event that is being handled.
+    now_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.freed_at_s = deque(maxlen=self.policy.freed_remembered)
 
     def handle(self, event: ev.Event, now_s: float) -> list[Instruction]:
         """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
+        self.now_s = now_s
         orders = HANDLERS[type(event)](self, event, now_s)
         self.wake_at_s = None
         orders += self._admit(now_s)
@@ -103,6 +115,24 @@ class PoolState:
             warm=len(self.buckets["warm"]),
             busy=busy,
             claims_waiting=len(self.waiting),
+        )
+
+    def capacity(self, owner: str, quota: Quota | None, use: Use, now_s: float) -> PoolCapacity:
+        """What this owner may start now. use: what each of its sandboxes would add to what it has."""
+        free = 0 if self.waiting else sum(len(self.buckets[bucket]) for bucket in FREE)
+        has = self.ledger.of(owner)
+        more, limit = (None, None) if quota is None else (room(quota, has, use), room(quota, NOTHING, use))
+        available = free if more is None else min(free, more)
+        blocked = 0.0 if available else self._retry_after_s(1, now_s)
+        return PoolCapacity(
+            available=available,
+            warm=min(available, len(self.buckets["warm"])),
+            live=has.sandboxes - self.waiting.count(owner),
+            limit=limit,
+            waiting=len(self.waiting),
+            retry_after_s=blocked,
+            pool_live=sum(1 for _ in self.live()),
+            pool_limit=self.sandboxes,
         )
 
     def free_slots(self, limit: int) -> list[SlotKey]:
@@ -221,6 +251,7 @@ class PoolState:
             quota=event.quota,
             use=event.use,
             idempotency_key=event.idempotency_key,
+            weight=event.weight,
         )
         refusal = self._refusal(claim)
         if refusal is not None:
@@ -232,10 +263,17 @@ class PoolState:
             self.over_quota[claim.claim_id] = claim
             # One of its sandboxes may have ended a moment ago.
             return [DescribeSlot(s.key) for s in self.slots.values() if s.charged and s.charged.owner == claim.owner]
+        if self.waiting.count(claim.owner) >= self.policy.claims_waiting_per_key_most:
+            reason = f"too many claims of API key {claim.owner} are waiting"
+            return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
+        orders: list[Instruction] = []
         if len(self.waiting) >= self.policy.claims_waiting_most:
-            return [RejectClaim(event.claim_id, self.policy.retry_late_s, "too many claims are waiting")]
+            reason, longest = "too many claims are waiting", self.waiting.longest(claim.owner, claim.weight)
+            if longest is None:
+                return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
+            orders.append(self._reject(self.claims[self.waiting.last(longest)], reason))
         self._enter(claim)
-        return []
+        return orders
 
     def _claim_deadline_passed(self, event: ev.ClaimDeadlinePassed, _now_s: float) -> list[Instruction]:
         if claim := self.claims.get(event.claim_id) or self.over_quota.get(event.claim_id):
@@ -308,7 +346,9 @@ class PoolState:
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
         while self.waiting and (slot := self._soonest()):
-            claim = self.claims[self.waiting.popleft()]
+            claim_id = self.waiting.take(self._held)
+            assert claim_id is not None
+            claim = self.claims[claim_id]
             claim.key, slot.claim_id = slot.key, claim.claim_id
             self._pause_refill(slot, now_s)
             self._index(slot)
@@ -410,9 +450,30 @@ class PoolState:
     def _refusal(self, claim: Claim) -> str | None:
         return None if claim.quota is None else self.ledger.refusal(claim.owner, claim.quota, claim.use)
 
+    def _held(self, owner: str) -> int:
+        """How many slots its sandboxes and those of its claims that have one take."""
+        return self.ledger.of(owner).sandboxes - self.waiting.count(owner)
+
+    def _retry_after_s(self, wanted: int, now_s: float) -> float:
+        """What a caller is told who needs so many slots, behind all who wait."""
+        coming = len(self.buckets["silent"]) + sum(
+            slot.description is not None and slot.description.state == "destroying"
+            for slot in self.buckets["taken"].values()
+        )
+        unix_s = now_s + self.unix_ahead_s
+        return self.policy.retry_after_s(
+            free_in_s(
+                wanted + len(self.waiting),
+                coming=coming,
+                freed_at_s=self.freed_at_s,
+                ends_in_s=(info.end_at_s - unix_s for info in self.live()),
+                now_s=now_s,
+            )
+        )
+
     def _enter(self, claim: Claim) -> None:
         self.claims[claim.claim_id] = claim
-        self.waiting.append(claim.claim_id)
+        self.waiting.add(claim.claim_id, claim.owner, claim.weight)
         self.ledger.move(None, claim.charge)
 
     def _leave(self, claim_id: str) -> None:
@@ -445,16 +506,12 @@ class PoolState:
         return slot
 
     def _wait_again(self, claim_id: str) -> None:
-        self.waiting.appendleft(claim_id)  # it has waited longest
+        self.waiting.put_back(claim_id, self.claims[claim_id].owner)
 
     def _reject(self, claim: Claim, reason: str) -> RejectClaim:
-        self._leave(claim.claim_id)
         self.waiting.remove(claim.claim_id)
-        in_transit = len(self.buckets["silent"]) + sum(
-            slot.description is not None and slot.description.state == "destroying"
-            for slot in self.buckets["taken"].values()
-        )
-        return RejectClaim(claim.claim_id, self.policy.retry_after_s(in_transit), reason)
+        self._leave(claim.claim_id)
+        return RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)
 
     def _add(self, key: SlotKey) -> None:
         node = self.nodes.setdefault(key.node_id, Node(key.node_id))
@@ -491,6 +548,8 @@ class PoolState:
                 node.silent += sign * (bucket == "silent")
                 node.preparing += sign * preparing
                 node.executions += sign * executions
+        if before is not None and before[0] == "taken" and after is not None and after[0] in FREE:
+            self.freed_at_s.append(self.now_s)
         if before is not None and (after is None or before[0] != after[0]):
             del self.buckets[before[0]][slot.key]
         if after is not None:
@@ -520,7 +579,7 @@ class PoolState:
             assert key in self.buckets[slot.bucket()]
             if slot.claim_id is not None:
                 assert self.claims[slot.claim_id].key == key
-        assert len(set(self.waiting)) == len(self.waiting)
+        self.waiting.check()
         assert set(self.waiting) == {claim.claim_id for claim in self.claims.values() if claim.key is None}
         for claim in self.claims.values():
             if claim.key is not None:

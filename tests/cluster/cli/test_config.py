@@ -31,7 +31,8 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
     values: dict[str, object] = {
         "name": "two", "host": "0.0.0.0", "port": 9000, "api-key": "k" * 8, "sandboxes": 20, "warm": 3,
         "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
-        "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256, "pids-max": 100,
+        "max-admission-wait-s": 60, "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256,
+        "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
         "warm-languages": "r,bash",
     }  # fmt: skip
@@ -78,6 +79,7 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"default_timeout_s": "nan"}, "default-timeout-s: must be"),
         ({"default_timeout_s": 100, "max_timeout_s": 50}, "default-timeout-s: is longer"),
         ({"admission_wait_s": -1}, "admission-wait-s: must be"),
+        ({"admission_wait_s": 9, "max_admission_wait_s": 8}, "admission-wait-s: is longer"),
     ],
 )
 def test_values_that_cannot_be_meant(given: dict[str, object], says: str) -> None:
@@ -111,7 +113,7 @@ HASH = hash_key("the key of bob")
 KEYS = f"""
 api-key: key-of-the-admin
 api_keys:
-  - {{name: alice, key: key-of-alice, sandboxes: 4, cpu: 2.5, memory-mib: 4096}}
+  - {{name: alice, key: key-of-alice, sandboxes: 4, cpu: 2.5, memory-mib: 4096, weight: 3}}
   - {{name: bob, sha256: {HASH}, admin: true}}
 """
 
@@ -132,7 +134,7 @@ def test_keys_of_a_file_are_hashed_as_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "pool.yaml").write_text(KEYS)
     options = resolve({}, tmp_path / "pool.yaml", environment={})
     alice, bob = options.api_keys
-    assert alice == ApiKey("alice", hash_key("key-of-alice"), False, Quota(4, 2.5, 4096))
+    assert alice == ApiKey("alice", hash_key("key-of-alice"), False, Quota(4, 2.5, 4096), weight=3.0)
     assert bob == ApiKey("bob", HASH, True, None)
     assert "key-of-alice" not in json.dumps(asdict(options))
     assert UpOptions(**json.loads(json.dumps(asdict(options)))) == options  # how the detached process gets them
@@ -163,6 +165,9 @@ def test_keys_of_a_file_are_hashed_as_they_are_read(tmp_path: Path) -> None:
         ({"name": "a", "key": "very-secret", "sandboxes": 1.5}, "a: sandboxes must be"),
         ({"name": "a", "key": "very-secret", "cpu": float("nan")}, "a: cpu must be"),
         ({"name": "a", "key": "very-secret", "memory_mib": "1G"}, "a: memory_mib must be"),
+        ({"name": "a", "key": "very-secret", "weight": 0}, "a: weight must be a number from 0.001 to 1000"),
+        ({"name": "a", "key": "very-secret", "weight": 1001}, "a: weight must be"),
+        ({"name": "a", "key": "very-secret", "weight": True}, "a: weight must be"),
     ],
 )
 def test_keys_that_cannot_be_meant(entry: object, says: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raybox import ApiParams, AuthenticationException, Sandbox
 from raybox_cluster import cli_processes, cli_state
 from tests.support.pool import raybox
 from tests.support.wait import wait_until
@@ -69,9 +70,28 @@ def titles(name: str) -> list[str]:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if f"{name}-gateway" in line or f"/{name}/zygote.sock" in line or f" {name}:" in line:
+            if f"{name}-gateway" in line or f"/{name}/" in line or f" {name}:" in line:
                 found.append(line[:120])
     return found
+
+
+def killed_when_ready(name: str, address: str, *options: str) -> cli_state.PoolRecord:
+    """`raybox up` in the foreground, killed as soon as its pool is up; what it had recorded."""
+    inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raybox_cluster.cli", "up", "--name", name, "--address", address, *options],
+        stdout=subprocess.PIPE,
+        env=inherited | QUIET,
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        printed = process.stdout.readline()
+        record = cli_state.read(name)
+        process.kill()
+    assert printed, "it ended by itself"
+    assert record is not None
+    assert record.pid == process.pid
+    return record
 
 
 def test_strict_refuses_a_cluster_that_asks_for_no_token(cluster: str) -> None:
@@ -89,25 +109,55 @@ def test_strict_refuses_a_cluster_that_asks_for_no_token(cluster: str) -> None:
     assert not titles(name)
 
 
-def test_up_use_and_down(cluster: str) -> None:
+def up(name: str, address: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return raybox("up", "--detach", "--name", name, "--address", address, *options, timeout_s=170, **QUIET)
+
+
+def test_up_use_kill_adopt_change_and_down(cluster: str) -> None:
     name = f"joined-{os.getpid()}"
-    up = raybox(
-        "up", "--detach", "--name", name, "--address", cluster, "--sandboxes", "2", "--warm", "1",
-        timeout_s=170, **QUIET,
-    )  # fmt: skip
+    size = ("--sandboxes", "2", "--warm", "1")
     try:
-        assert up.returncode == 0, up.stderr
-        assert "warning: ray token: this Ray cluster answers anybody who reaches it" in up.stderr
+        first = killed_when_ready(name, cluster, *size)
+        assert (first.own_ray, first.ray_address) == (False, cluster)
+        assert not first.held
+        where: ApiParams = {"api_url": first.url, "api_key": first.api_key}
+        sandbox = Sandbox.create(timeout=300, **where)
+        sandbox.run_code("state = 'kept'")
+
+        same = up(name, cluster, *size)
+        assert same.returncode == 0, same.stderr
+        assert "warning: ray token: this Ray cluster answers anybody who reaches it" in same.stderr
+        assert f"a pool {name} is running there, and is adopted with its sandboxes" in same.stderr
         record = cli_state.read(name)
         assert record is not None
-        assert (record.own_ray, record.ray_address) == (False, cluster)
-        assert record.url in up.stdout
+        assert (record.url, record.api_key, record.started_serve) == (first.url, first.api_key, True)
+        assert record.api_key in same.stdout
+        assert sandbox.run_code("state").text == "kept"
+
         ran = raybox("run", "--name", name, "-c", "print('in a cluster'); 6 * 7", timeout_s=60, **QUIET)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.split("\n")[:2] == ["in a cluster", "42"]
+
+        other = up(name, cluster, *size, "--memory-mib", "512", "--kernel", "ipykernel")
+        assert other.returncode == 2
+        assert other.stderr.splitlines()[-1].startswith(
+            f"raybox: the pool {name} runs with other settings: memory-mib is 1024, not 512; kernel is raybox, not"
+            " ipykernel; give the same"
+        ), other.stderr
+        assert cli_state.read(name) == record
+
+        new_key = "e2b_" + "5" * 40
+        changed = up(name, cluster, "--sandboxes", "3", "--warm", "1", "--api-key", new_key)
+        assert changed.returncode == 0, changed.stderr
+        with pytest.raises(AuthenticationException):
+            Sandbox.list(**where).next_items()
+        where["api_key"] = new_key
+        assert [one.sandbox_id for one in Sandbox.list(**where).next_items()] == [sandbox.sandbox_id]
+        assert sandbox.run_code("state").text == "kept"
         status = raybox("status", "--name", name, timeout_s=60, **QUIET)
-        assert "capacity   2" in status.stdout, status
-        again = raybox("up", "--detach", "--name", f"{name}-b", "--address", cluster, timeout_s=60, **QUIET)
+        assert "capacity   3" in status.stdout, status
+
+        again = up(f"{name}-b", cluster)
         assert again.returncode == 2
         *_, said = again.stderr.splitlines()
         assert said.startswith("raybox: the Serve of this cluster already has an application at /"), again.stderr

@@ -19,7 +19,9 @@ from raybox_actors.values import (
     ExecuteRequest,
     LogEntry,
     NodeStatus,
+    PoolCapacity,
     PoolStatus,
+    Quota,
     ResourceUsage,
     SandboxInfo,
 )
@@ -161,6 +163,12 @@ class MemoryBackend:
             for name, language in (("py", "python"), ("js", "javascript"))
         }
         return info
+
+    async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
+        self._called("capacity")
+        live = sum(info.owner == owner for info in self.live.values())
+        limit = None if quota is None else quota.sandboxes
+        return PoolCapacity(2, 1, live, limit, 0, 0.0, len(self.live), 8)
 
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
         self._called("connect")

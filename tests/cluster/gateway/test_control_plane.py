@@ -425,3 +425,19 @@ async def test_resources_are_asked_for_in_the_metadata(gateway: Gateway) -> None
     for text in ("", "-1", "1e9", "much", "1" * 10, "\u0661"):
         refused = await gateway.client.post("/v2/sandboxes", json={**CREATE, "metadata": {"raybox.memory_mib": text}})
         assert (refused.status_code, refused.json()["kind"]) == (400, "bad_request"), text
+
+
+async def test_a_create_may_say_how_long_it_waits(gateway: Gateway) -> None:
+    for headers, metadata, wait_s in (
+        ({"X-Raybox-Wait-Seconds": "0"}, {"raybox.wait_s": "9"}, 0.0),
+        ({}, {"raybox.wait_s": "2.5"}, 2.5),
+        ({}, {}, None),
+    ):
+        body = {**CREATE, "metadata": metadata}
+        assert (await gateway.client.post("/v2/sandboxes", json=body, headers=headers)).status_code == 201
+        assert gateway.backend.created[-1].wait_s == wait_s
+    for text in ("", "-1", "601", "soon", "nan", "1" * 10):
+        refused = await gateway.client.post("/v2/sandboxes", json={**CREATE, "metadata": {"raybox.wait_s": text}})
+        assert (refused.status_code, "from 0 to 600" in refused.json()["message"]) == (400, True), text
+    refused = await gateway.client.post("/v2/sandboxes", json=CREATE, headers={"X-Raybox-Wait-Seconds": "601"})
+    assert refused.json()["message"].startswith("X-Raybox-Wait-Seconds must be")

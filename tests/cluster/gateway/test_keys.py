@@ -24,7 +24,7 @@ QUOTA = Quota(sandboxes=2)
 
 @pytest.fixture(autouse=True)
 def _keys(gateway: Gateway) -> None:
-    gateway.with_keys(ApiKey("alice", hash_key(ALICE), quota=QUOTA), ApiKey("bob", hash_key(BOB)))
+    gateway.with_keys(ApiKey("alice", hash_key(ALICE), quota=QUOTA), ApiKey("bob", hash_key(BOB), weight=2.0))
 
 
 def every_path() -> set[str]:
@@ -105,6 +105,7 @@ async def test_a_quota_goes_with_every_create_of_its_key(gateway: Gateway) -> No
     for key, name, quota in ((ALICE, "alice", QUOTA), (BOB, "bob", None), (gateway.key, "tester", None)):
         await gateway.client.post("/sandboxes", json=CREATE, headers=as_(key))
         assert (gateway.backend.created[-1].owner, gateway.backend.created[-1].quota) == (name, quota)
+        assert gateway.backend.created[-1].weight == (2.0 if name == "bob" else 1.0)
 
 
 async def test_over_quota_is_429_and_clients_do_not_ask_again_by_themselves(gateway: Gateway) -> None:
@@ -113,6 +114,14 @@ async def test_over_quota_is_429_and_clients_do_not_ask_again_by_themselves(gate
     assert (answer.status_code, answer.headers["should-retry"]) == (429, "false")
     assert answer.json()["kind"] == "limit"
     assert answer.json()["message"] == "the quota of API key alice is used up"
+
+
+async def test_what_a_key_may_start_is_for_every_key(gateway: Gateway) -> None:
+    await gateway.sandbox(owner="alice")
+    for key, live, limit in ((ALICE, 1, 2), (BOB, 0, None)):
+        said = (await gateway.client.get("/raybox/capacity", headers=as_(key))).json()
+        assert (said["live"], said["limit"], said["available"], said["pool_limit"]) == (live, limit, 2, 8)
+    assert (await gateway.client.get("/raybox/capacity", headers=as_("wrong"))).status_code == 401
 
 
 async def test_the_state_of_the_pool_is_for_admins(gateway: Gateway) -> None:

@@ -18,8 +18,8 @@ from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, Sand
 
 
 class FakeNodeAgent:
-    def __init__(self, config: PoolConfig) -> None:
-        self.config = config
+    def __init__(self, config: PoolConfig, node_id: str) -> None:
+        self.config, self.node_id = config, node_id
 
     async def start(self) -> None:
         pass

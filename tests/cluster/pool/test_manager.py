@@ -149,6 +149,33 @@ async def test_a_quota_holds_when_creates_race_through_several_gateways(wide_poo
     assert owners.count("alice") == 3
 
 
+async def test_a_key_that_floods_the_pool_leaves_the_next_slot_to_another(pool: PoolConfig) -> None:
+    floods, other = RayBackend(pool), RayBackend(pool)
+
+    async def waiting(count: int) -> bool:
+        return (await other.status()).claims_waiting == count
+
+    async def full() -> bool:
+        return (await other.capacity("alice", None)).live == 2
+
+    flood = [asyncio.create_task(floods.create(CreateRequest(owner="alice", wait_s=60.0))) for _ in range(9)]
+    await until(full)
+    await until(lambda: waiting(7))
+    late = asyncio.create_task(other.create(CreateRequest(owner="bob", wait_s=60.0)))
+    await until(lambda: waiting(8))
+    said = await other.capacity("bob", None)
+    assert (said.available, said.waiting, said.live, said.pool_live, said.pool_limit) == (0, 8, 0, 2, 2)
+    assert said.retry_after_s > 0
+    done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    await floods.kill(done.pop().result().sandbox_id)
+    assert (await late).owner == "bob"
+    assert sum(one.done() for one in flood) <= 2
+    with pytest.raises(NoCapacity):
+        await other.create(CreateRequest(owner="bob", wait_s=0.0))
+    for one in flood:
+        one.cancel()
+
+
 async def test_a_dead_actor_is_reported_and_replaced_by_another_number(pool: PoolConfig) -> None:
     backend = RayBackend(pool)
     info = await backend.create(CreateRequest())

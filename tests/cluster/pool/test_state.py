@@ -191,7 +191,7 @@ def test_a_claim_that_waited_too_long_is_rejected() -> None:
     feed(pool, ev.ClaimAsked("c"))
     (order,) = feed(pool, ev.ClaimDeadlinePassed("c"))
     assert isinstance(order, RejectClaim)
-    assert order.retry_after_s == Policy().retry_late_s
+    assert order.retry_after_s == Policy().retry_most_s  # the sandbox has 300 s left
     assert feed(pool, described(key(0), "idle", 5, epoch=1)) == []
 
 
@@ -204,11 +204,58 @@ def test_when_a_slot_is_about_to_come_free_the_caller_is_told_to_come_back_soon(
 
 
 def test_too_many_claims() -> None:
-    pool = a_pool("running", policy=Policy(claims_waiting_most=1))
-    feed(pool, ev.ClaimAsked("c"))
-    (order,) = feed(pool, ev.ClaimAsked("d"))
+    pool = a_pool("running", policy=Policy(claims_waiting_most=2))
+    feed(pool, ev.ClaimAsked("c", "alice"), ev.ClaimAsked("d", "alice"))
+    (order,) = feed(pool, ev.ClaimAsked("e", "alice"))
+    assert (type(order), order.claim_id) == (RejectClaim, "e")  # type: ignore[union-attr]
+    (order,) = feed(pool, ev.ClaimAsked("f", "bob"))  # who has most in line makes room
+    assert (type(order), order.claim_id) == (RejectClaim, "d")  # type: ignore[union-attr]
+    assert list(pool.claims) == ["c", "f"]
+
+
+def test_too_many_claims_of_one_key() -> None:
+    pool = a_pool("running", policy=Policy(claims_waiting_per_key_most=1))
+    feed(pool, ev.ClaimAsked("c", "alice"))
+    (order,) = feed(pool, ev.ClaimAsked("d", "alice"))
     assert isinstance(order, RejectClaim)
-    assert list(pool.claims) == ["c"]
+    assert order.reason == "too many claims of API key alice are waiting"
+    assert feed(pool, ev.ClaimAsked("e", "bob")) == []
+
+
+def test_a_key_that_floods_the_pool_does_not_keep_others_out() -> None:
+    pool = a_pool("warm", "warm", "warm", "warm")
+    feed(pool, *(ev.ClaimAsked(f"flood {n}", "alice", use=USE, idempotency_key=f"{n}") for n in range(50)))
+    for slot in range(4):
+        info = an_info(key(slot), 0, owner="alice", idempotency_key=f"{slot}")
+        feed(pool, ev.ClaimWon(f"flood {slot}", key(slot), info))
+    feed(pool, ev.ClaimAsked("late", "bob", use=USE))
+    assert feed(pool, described(key(0), "idle", 5, epoch=1)) == [AssignClaim("late", key(0))]
+    assert feed(pool, described(key(1), "idle", 5, epoch=1)) == [AssignClaim("flood 4", key(1))]
+
+
+def test_a_rejected_claim_is_told_of_the_rate_at_which_slots_come_free() -> None:
+    pool = a_pool("running", "running", "running", "running")
+    for slot in range(3):  # every four seconds, one
+        feed(pool, described(key(slot), "idle", 5, epoch=1), now_s=4.0 * slot)
+        feed(pool, described(key(slot), "running", 6, epoch=1), now_s=4.0 * slot)
+    feed(pool, ev.ClaimAsked("a"), ev.ClaimAsked("b"), now_s=8.0)
+    (order,) = feed(pool, ev.ClaimDeadlinePassed("b"), now_s=8.0)
+    assert isinstance(order, RejectClaim)
+    assert order.retry_after_s == 8.0  # one for the claim that waits, one for whoever comes back
+
+
+def test_capacity_is_what_is_free_within_the_quota() -> None:
+    pool = a_pool("warm", "idle", "idle", "running")
+    nobody = pool.capacity("bob", None, USE, 0.0)
+    assert (nobody.available, nobody.warm, nobody.live, nobody.limit) == (3, 1, 0, None)
+    assert (nobody.pool_live, nobody.pool_limit, nobody.waiting, nobody.retry_after_s) == (1, 4, 0, 0.0)
+    quota = Quota(sandboxes=2)
+    feed(pool, asked("c", quota=quota), won("c", 0))
+    alice = pool.capacity("alice", quota, USE, 0.0)
+    assert (alice.available, alice.warm, alice.live, alice.limit) == (1, 0, 1, 2)
+    feed(pool, ev.ClaimAsked("d"), ev.ClaimAsked("e"), ev.ClaimAsked("f"))
+    full = pool.capacity("bob", None, USE, 0.0)
+    assert (full.available, full.waiting, full.retry_after_s) == (0, 1, Policy().retry_most_s)
 
 
 def test_a_claim_lost_to_another_manager_goes_elsewhere() -> None:

@@ -1,0 +1,66 @@
+"""What crosses to callers who have no raybox to unpickle it with: builtins alone (docs/protocol.md, "Over Ray")."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable
+from typing import TypeAlias, TypeVar
+
+from raybox_actors.errors import InternalError, NoCapacity, NotFound, RayboxError, SandboxLost
+from raybox_actors.values import EventBatch
+
+logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+#: An error as data: `kind`, `message`, `retryable`, `should_mask_sample`, and what the kind has besides.
+PlainError: TypeAlias = dict[str, object]
+#: Of an EventBatch: first_seq, count, lines, done.
+PlainBatch: TypeAlias = tuple[int, int, bytes, bool]
+
+
+async def plainly(work: Awaitable[Value]) -> Value | PlainError:
+    """What `work` gives, or what it raises as data. No value is a dict."""
+    try:
+        return await work
+    except RayboxError as error:
+        return plain_error(error)
+    except Exception as error:
+        logger.exception("for a caller over Ray")
+        return plain_error(InternalError(f"{type(error).__name__}: {error}"[:1000]))
+
+
+def plain_error(error: RayboxError) -> PlainError:
+    fields: PlainError = {
+        "kind": error.kind,
+        "message": str(error),
+        "retryable": error.retryable,
+        "should_mask_sample": error.should_mask_sample,
+    }
+    if isinstance(error, SandboxLost):
+        fields["cause"] = error.cause
+    elif isinstance(error, NotFound):
+        fields["what"], fields["name"] = error.what, error.name
+    elif isinstance(error, NoCapacity):
+        fields["retry_after_s"] = error.retry_after_s
+    return fields
+
+
+def plain_batch(batch: EventBatch) -> PlainBatch:
+    return batch.first_seq, batch.count, batch.lines, batch.done
+
+
+class Remembered:
+    """The last `most` words that were added."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._words: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, word: str) -> None:
+        self._words[word] = None
+        if len(self._words) > self._most:
+            self._words.popitem(last=False)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._words

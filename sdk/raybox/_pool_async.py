@@ -1,0 +1,65 @@
+"""The asyncio pool. Its twin is `_pool_sync.py`: same methods, same order, same docstrings."""
+
+from __future__ import annotations
+
+import logging
+from typing import Unpack
+
+from . import _requests, _transport
+from ._config import ApiParams
+from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
+from ._pool import CreateParams, PoolBase, resolve
+from ._sandbox_async import AsyncSandbox, AsyncSandboxPaginator
+
+_GONE = frozenset({404})
+
+
+def connect_async(
+    url: str | None = None, *, logger: logging.Logger | None = None, **opts: Unpack[ApiParams]
+) -> AsyncPool:
+    """The pool, as whoever creates many sandboxes sees it; no I/O: nothing is asked for before its methods are called.
+
+    url: `http://...`, `https://...`, or `ray://<pool>` in a process that has joined the pool's Ray cluster (`ray://`:
+    the only pool there). Without one, `transport`, `pool` and the environment say where the pool is; see ApiParams.
+    logger: is told of every request (INFO). opts hold for all calls on the pool and its sandboxes.
+    Raises InvalidArgumentException.
+    """
+    return AsyncPool(resolve(url, logger, opts))
+
+
+class AsyncPool(PoolBase):
+    """A pool of sandboxes, with the options of all calls on it. Made by `connect_async`.
+
+    Holds no connection: objects may be shared by threads and pickled.
+    """
+
+    async def create(self, template: str | None = None, **params: Unpack[CreateParams]) -> AsyncSandbox:
+        """Get a sandbox that is ready to run code: `Sandbox.create` with the options of the pool."""
+        return await AsyncSandbox._born(*self._create(template, params))
+
+    async def connect(
+        self,
+        sandbox_id: str,
+        timeout: int | None = None,
+        *,
+        on_resume: SandboxOnResume = "restore",
+        **opts: Unpack[ApiParams],
+    ) -> AsyncSandbox:
+        """Attach to a sandbox that exists: `Sandbox.connect` with the options of the pool."""
+        return await AsyncSandbox._found(self._config.with_options(opts), sandbox_id, timeout, on_resume)
+
+    def list(
+        self,
+        query: SandboxQuery | None = None,
+        limit: int | None = None,
+        next_token: str | None = None,
+        order: SandboxListOrder | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> AsyncSandboxPaginator:
+        """Sandboxes of this key, in pages: `Sandbox.list` with the options of the pool."""
+        return AsyncSandboxPaginator._of(self._config.with_options(opts), query, limit, next_token, order)
+
+    async def kill(self, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
+        """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
+        request = _requests.kill(self._config.with_options(opts), sandbox_id)
+        return (await _transport.send_async(request, _GONE)).status != 404

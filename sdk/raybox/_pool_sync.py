@@ -1,0 +1,63 @@
+"""The blocking pool. Its twin is `_pool_async.py`: same methods, same order, same docstrings."""
+
+from __future__ import annotations
+
+import logging
+from typing import Unpack
+
+from . import _requests, _transport
+from ._config import ApiParams
+from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
+from ._pool import CreateParams, PoolBase, resolve
+from ._sandbox_sync import Sandbox, SandboxPaginator
+
+_GONE = frozenset({404})
+
+
+def connect(url: str | None = None, *, logger: logging.Logger | None = None, **opts: Unpack[ApiParams]) -> Pool:
+    """The pool, as whoever creates many sandboxes sees it; no I/O: nothing is asked for before its methods are called.
+
+    url: `http://...`, `https://...`, or `ray://<pool>` in a process that has joined the pool's Ray cluster (`ray://`:
+    the only pool there). Without one, `transport`, `pool` and the environment say where the pool is; see ApiParams.
+    logger: is told of every request (INFO). opts hold for all calls on the pool and its sandboxes.
+    Raises InvalidArgumentException.
+    """
+    return Pool(resolve(url, logger, opts))
+
+
+class Pool(PoolBase):
+    """A pool of sandboxes, with the options of all calls on it. Made by `connect`.
+
+    Holds no connection: objects may be shared by threads and pickled.
+    """
+
+    def create(self, template: str | None = None, **params: Unpack[CreateParams]) -> Sandbox:
+        """Get a sandbox that is ready to run code: `Sandbox.create` with the options of the pool."""
+        return Sandbox._born(*self._create(template, params))
+
+    def connect(
+        self,
+        sandbox_id: str,
+        timeout: int | None = None,
+        *,
+        on_resume: SandboxOnResume = "restore",
+        **opts: Unpack[ApiParams],
+    ) -> Sandbox:
+        """Attach to a sandbox that exists: `Sandbox.connect` with the options of the pool."""
+        return Sandbox._found(self._config.with_options(opts), sandbox_id, timeout, on_resume)
+
+    def list(
+        self,
+        query: SandboxQuery | None = None,
+        limit: int | None = None,
+        next_token: str | None = None,
+        order: SandboxListOrder | None = None,
+        **opts: Unpack[ApiParams],
+    ) -> SandboxPaginator:
+        """Sandboxes of this key, in pages: `Sandbox.list` with the options of the pool."""
+        return SandboxPaginator._of(self._config.with_options(opts), query, limit, next_token, order)
+
+    def kill(self, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
+        """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
+        request = _requests.kill(self._config.with_options(opts), sandbox_id)
+        return _transport.send(request, _GONE).status != 404

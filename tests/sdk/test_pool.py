@@ -1,0 +1,132 @@
+"""`connect`, the pools it gives, and how the way to a pool is chosen."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import Any, Unpack
+
+import pytest
+
+import raybox
+from raybox._config import ApiParams, ConnectionConfig, choose_transport
+from tests.sdk.player import CREATED, INFO, SANDBOX_ID, Player, reply
+
+pytestmark = pytest.mark.anyio
+
+RAY, HTTP = "ray://p", "http://h"
+
+
+async def done(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+@pytest.fixture(params=[raybox.connect, raybox.connect_async], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+async def test_calls_have_the_options_of_the_pool(connect: Any, player: Player) -> None:
+    player.on("POST", "/v2/sandboxes", reply(201, CREATED))
+    player.on("POST", f"/v2/sandboxes/{SANDBOX_ID}/connect", reply(200, CREATED))
+    player.on("GET", "/v2/sandboxes", reply(200, [INFO]))
+    player.on("DELETE", f"/sandboxes/{SANDBOX_ID}", reply(204, None), reply(404, {"code": 404, "message": "gone"}))
+    options = dict(player.options)
+    pool = pickle.loads(pickle.dumps(connect(options.pop("api_url"), **options, headers={"X-Trace": "t"})))
+
+    made = await done(pool.create("base", timeout=60, envs={"A": "1"}, secure=True, api_headers={"X-More": "m"}))
+    found = await done(pool.connect(SANDBOX_ID, timeout=30))
+    listed = pool.list(limit=7)
+    page = await done(listed.next_items())
+    assert [await done(pool.kill(SANDBOX_ID)) for _ in range(2)] == [True, False]
+
+    assert made.sandbox_id == found.sandbox_id == page[0].sandbox_id == SANDBOX_ID
+    assert type(made) is (raybox.AsyncSandbox if connect is raybox.connect_async else raybox.Sandbox)
+    created = player.seen[0]
+    assert (created.json["templateID"], created.json["timeout"], created.json["envVars"]) == ("base", 60, {"A": "1"})
+    assert [asked.headers["x-trace"] for asked in player.seen] == ["t"] * 5
+    assert [asked.headers.get("x-more") for asked in player.seen] == ["m", None, None, None, None]
+    assert made.connection_config.headers == {"X-Trace": "t", "X-More": "m"}
+    assert not listed.has_next
+
+
+async def test_unknown_parameter_is_a_type_error(connect: Any, player: Player) -> None:
+    with pytest.raises(TypeError, match="'time_out'"):
+        await done(connect(**player.options).create(time_out=1))
+    assert player.seen == []
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "in_ray", "chosen"),
+    [
+        ({}, {}, False, "http"),
+        ({}, {}, True, "ray"),
+        ({}, {"RAYBOX_URL": HTTP}, True, "http"),
+        ({}, {"RAYBOX_URL": RAY}, False, "ray"),
+        ({}, {"E2B_API_URL": HTTP}, True, "http"),
+        ({}, {"E2B_DOMAIN": "d"}, True, "http"),
+        ({}, {"E2B_API_KEY": "k", "RAYBOX_API_KEY": "k", "RAYBOX_POOL": "p"}, True, "ray"),
+        ({"domain": "d"}, {}, True, "http"),
+        ({"sandbox_url": HTTP}, {}, True, "http"),
+        ({"api_url": HTTP}, {"RAYBOX_TRANSPORT": "ray"}, True, "http"),
+        ({"api_url": RAY}, {"RAYBOX_TRANSPORT": "http"}, False, "ray"),
+        ({"api_url": RAY, "transport": "auto"}, {}, False, "ray"),
+        ({"transport": "ray"}, {"RAYBOX_URL": HTTP}, False, "ray"),
+        ({"transport": "http"}, {"RAYBOX_URL": RAY}, True, "http"),
+        ({"transport": "auto"}, {"RAYBOX_TRANSPORT": "http"}, True, "ray"),
+        ({"pool": "p"}, {"RAYBOX_URL": HTTP}, False, "ray"),
+        ({"pool": "p", "transport": "http"}, {}, True, "http"),
+        ({}, {"RAYBOX_TRANSPORT": "http"}, True, "http"),
+        ({}, {"RAYBOX_TRANSPORT": "ray", "RAYBOX_URL": HTTP}, False, "ray"),
+        ({}, {"RAYBOX_TRANSPORT": "auto"}, True, "ray"),
+    ],
+)
+def test_transport(options: ApiParams, environment: dict[str, str], in_ray: bool, chosen: str) -> None:
+    assert choose_transport(options, environment, in_ray) == chosen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transport": "grpc"},
+        {"transport": "ray", "api_url": HTTP},
+        {"transport": "http", "api_url": RAY},
+        {"pool": "p", "api_url": HTTP},
+        {"pool": "p/q"},
+        {"api_url": "ray://host:10001"},
+    ],
+)
+def test_what_contradicts_itself_is_refused(options: Any) -> None:
+    with pytest.raises(raybox.InvalidArgumentException):
+        ConnectionConfig.resolve(options)
+
+
+def test_what_names_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(**options: Unpack[ApiParams]) -> str:
+        config = ConnectionConfig.resolve({"transport": "ray", **options})
+        assert config.over_ray
+        assert config.sandbox_url == config.api_url
+        return config.api_url
+
+    assert named() == "ray://"
+    monkeypatch.setenv("RAYBOX_POOL", "c")
+    assert named() == "ray://c"
+    monkeypatch.setenv("RAYBOX_URL", "ray://b")
+    assert (named(), named(pool="a"), named(api_url="ray://d")) == ("ray://b", "ray://a", "ray://d")
+
+
+def test_a_key_for_another_service_is_not_sent_over_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2B_API_KEY", "theirs")
+    assert ConnectionConfig.resolve({"transport": "ray"}).api_key is None
+    monkeypatch.setenv("RAYBOX_API_KEY", "ours")
+    assert ConnectionConfig.resolve({"transport": "ray"}).api_key == "ours"
+
+
+def test_one_call_can_go_another_way() -> None:
+    config = ConnectionConfig.resolve({"api_url": HTTP, "api_key": "k"})
+    assert config.with_options({"transport": "ray", "pool": "p"}).api_url == RAY
+    over_ray = ConnectionConfig.resolve({"api_url": RAY})
+    assert over_ray.with_options({"pool": "q"}).api_url == over_ray.with_options({"pool": "q"}).sandbox_url == "ray://q"
+    assert over_ray.with_options({"transport": "auto"}).api_url == RAY
+    with pytest.raises(raybox.InvalidArgumentException, match="api_url"):
+        over_ray.with_options({"transport": "http"})
