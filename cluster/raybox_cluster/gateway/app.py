@@ -34,6 +34,7 @@ from .dataplane import INTERPRETER_PORT, DataPlane
 from .errors import control_response, envd_response, framework_response, internal
 from .ports_websocket import refuse
 from .resolver import ENVD_PORT, Target, is_for_control_plane, resolve, sandbox_in_path
+from .routes_batch import batch_routes
 from .routes_capacity import capacity_routes
 from .routes_envd import files_query
 from .routes_execute import Executions
@@ -88,6 +89,7 @@ class Gateway(FastAPI):
         self.include_router(observing_routes(backend, tokens))
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(capacity_routes(backend))
+        self.include_router(batch_routes(backend, keepalive_s, max_timeout_s))
         self.include_router(status_routes(backend))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
