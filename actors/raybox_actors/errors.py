@@ -2,8 +2,10 @@
 
 RayboxError
  +-- BadRequest        bad_request    the call cannot mean anything; say it differently
+ |    +-- Conflict                    what was given this name is something else
  +-- Unauthenticated   auth           the key or token is missing or wrong
  +-- NotFound          not_found      no such sandbox, context or execution, now or ever
+ |    +-- ExecutionForgotten          it ran; what came of it is no longer held
  +-- SandboxLost       sandbox_lost   it existed and is gone; `cause` says why
  +-- NoCapacity        capacity       the pool is full; `retry_after_s` says when to ask again
  +-- LimitReached      limit          a named bound of the sandbox was crossed
@@ -39,6 +41,10 @@ class BadRequest(RayboxError):
     should_mask_sample = False
 
 
+class Conflict(BadRequest):
+    """The caller gave a name that it had given to something else before."""
+
+
 class Unauthenticated(RayboxError):
     kind = "auth"
 
@@ -55,6 +61,15 @@ class NotFound(RayboxError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ExecutionForgotten(NotFound):
+    """The execution was started once, so it is never run again; its events are no longer held."""
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__("execution", execution_id)
+        Exception.__init__(self, execution_id)
+        self.message = f"execution {execution_id} is no longer remembered: it was run, and its events were dropped"
 
 
 class SandboxLost(RayboxError):

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raybox_actors.errors import NotFound, RayboxError
+from raybox_actors.errors import BadRequest, Conflict, ExecutionForgotten, LimitReached, NotFound, RayboxError
 from raybox_actors.kernels.base import CodeError, Display, InputAccepted, KernelEvent, Output
-from raybox_actors.results import END_LINE, error_line, input_line, result_line, text_line
+from raybox_actors.results import END_LINE, error_line, input_line, lost_line, result_line, text_line
 from raybox_actors.values import EventBatch, ExecuteRequest
+
+#: Ids that begin so are of our making: no caller can come with one for the first time.
+OWN_ID_PREFIX = "auto-"
+
+
+def new_execution_id() -> str:
+    """For a caller who chose none."""
+    return OWN_ID_PREFIX + uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +154,8 @@ class Execution:
         self._wake()
 
     def batch(self, after_seq: int) -> EventBatch:
-        """Lines from `after_seq` on, or from the oldest held; says that those before have arrived."""
+        """Lines from `after_seq` on, or from the oldest held; says that those before have arrived. Raises BadRequest
+        for a number beyond the next event's."""
         self._mark_read(after_seq)
         start = max(after_seq, self._first_seq)
         taken: list[bytes] = []
@@ -160,12 +171,15 @@ class Execution:
             raise self.fault.with_traceback(None)  # raised more than once, and would carry all of the tracebacks
         done = self.done and self.fault is None and start + len(taken) >= self.next_seq
         self._told = self._told or done
-        return EventBatch(self.request.execution_id, start, len(taken), b"".join(taken), done)
+        count = len(taken)
+        if start > after_seq:
+            taken.insert(0, lost_line(after_seq, start - after_seq))
+        return EventBatch(self.request.execution_id, start, count, b"".join(taken), done)
 
     async def wait(self, after_seq: int, wait_s: float) -> EventBatch:
-        """A batch from `after_seq` on as soon as there is one, or an empty one after `wait_s`."""
-        self.observers += 1
+        """A batch from `after_seq` on as soon as there is one, or an empty one after `wait_s`. Raises as `batch`."""
         self._mark_read(after_seq)
+        self.observers += 1
         try:
             if self.next_seq <= after_seq and not self.done:
                 waiter: asyncio.Future[None] = self._loop.create_future()
@@ -239,7 +253,9 @@ class Execution:
         self._settle()
 
     def _mark_read(self, seq: int) -> None:
-        while self._read_seq < min(seq, self.next_seq):
+        if seq > self.next_seq:
+            raise BadRequest(f"the execution has {self.next_seq} events; there is no number {seq} yet")
+        while self._read_seq < seq:
             self._unread_bytes -= len(self._lines[self._read_seq - self._first_seq])
             self._read_seq += 1
         self._settle()
@@ -307,31 +323,50 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
 class ExecutionLog:
     """The executions of one sandbox by id; the same id never runs twice.
 
-    Ended ones are forgotten when there are many of them, or much is held for them: those read to their end first, then
-    the oldest.
+    Ended ones are dropped when there are more than `keep` of them, or more than `keep_bytes` are held for them: those
+    read to their end first, then the oldest. Of ids that callers chose a digest stays for the life of the sandbox, of
+    up to `remember` of them; what would be one more is refused.
     """
 
-    def __init__(self, keep: int = 256, keep_bytes: int = 64 * 1024 * 1024, remember: int = 4096) -> None:
+    def __init__(self, keep: int = 256, keep_bytes: int = 64 * 1024 * 1024, remember: int = 100_000) -> None:
         self._keep, self._keep_bytes, self._remember = keep, keep_bytes, remember
         self._held: OrderedDict[str, Execution] = OrderedDict()
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._seen: set[bytes] = set()
 
     def get(self, execution_id: str) -> Execution:
-        """Raises NotFound, also for one whose events are no longer held."""
+        """Raises NotFound, as ExecutionForgotten for one whose events are no longer held."""
         if found := self._held.get(execution_id):
             return found
+        if _digest(execution_id) in self._seen:
+            raise ExecutionForgotten(execution_id)
         raise NotFound("execution", execution_id)
 
-    def known(self, execution_id: str) -> bool:
-        return execution_id in self._held or execution_id in self._known
+    def repeated(self, request: ExecuteRequest) -> Execution | None:
+        """The execution that this asks for again; None if it is to be run, now and once.
+
+        Raises Conflict (the id is another cell's), ExecutionForgotten, LimitReached (no room to remember one more id).
+        """
+        execution_id = request.execution_id
+        if held := self._held.get(execution_id):
+            if held.request.same_cell(request):
+                return held
+            raise Conflict(f"execution {execution_id} is of other code, or in another context")
+        if execution_id.startswith(OWN_ID_PREFIX):
+            return None
+        if _digest(execution_id) in self._seen:
+            raise ExecutionForgotten(execution_id)
+        if len(self._seen) >= self._remember:
+            raise LimitReached(
+                f"{self._remember} execution ids have been used in this sandbox, its limit; name no more"
+            )
+        return None
 
     def add(self, execution: Execution) -> None:
         execution_id = execution.request.execution_id
-        assert execution_id not in self._held, "the same id never runs twice"
+        assert self.repeated(execution.request) is None, "the same id never runs twice"
         self._held[execution_id] = execution
-        self._known[execution_id] = None
-        while len(self._known) > self._remember:
-            self._known.popitem(last=False)
+        if not execution_id.startswith(OWN_ID_PREFIX):
+            self._seen.add(_digest(execution_id))
         self._forget()
 
     def _forget(self) -> None:
@@ -348,3 +383,7 @@ class ExecutionLog:
 
     def running(self) -> list[Execution]:
         return [execution for execution in self._held.values() if not execution.done]
+
+
+def _digest(execution_id: str) -> bytes:
+    return hashlib.blake2b(execution_id.encode(), digest_size=8).digest()

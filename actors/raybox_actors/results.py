@@ -49,6 +49,11 @@ def input_line(event: InputAccepted) -> bytes:
     return encode({"type": "number_of_executions", "execution_count": event.execution_count})
 
 
+def lost_line(first: int, count: int) -> bytes:
+    """In the place of `count` events from number `first` on that are no longer held; it has no number itself."""
+    return encode({"type": "events_lost", "first": first, "count": count})
+
+
 def text_line(name: str, text: str, at: datetime | None = None) -> bytes:
     timestamp = (at or datetime.now(UTC)).isoformat()
     return encode({"type": name, "text": text, "timestamp": timestamp})

@@ -271,14 +271,13 @@ class Session:
     async def execute(self, request: ExecuteRequest) -> EventBatch:
         """Start a cell, unless its id is known; answer with its first events (values.EventBatch).
 
-        Raises NotFound (context; or an execution that ended and is no longer held), BadRequest, LimitReached,
+        Raises NotFound (context), ExecutionForgotten, Conflict (the id is another cell's), BadRequest, LimitReached,
         InternalError (no kernel to be had). Cancellation leaves a cell that was started running.
         """
-        if not self._log.known(request.execution_id):
-            await self._start(request)
-        return await self._log.get(request.execution_id).wait(0, self.options.first_wait_s)
+        execution = self._log.repeated(request) or await self._start(request)
+        return await execution.wait(request.from_event, self.options.first_wait_s)
 
-    async def _start(self, request: ExecuteRequest) -> None:
+    async def _start(self, request: ExecuteRequest) -> Execution:
         if request.context_id is not None and request.language is not None:
             raise BadRequest("Only one of context_id or language can be provided")
         running = self._log.running()
@@ -290,13 +289,14 @@ class Session:
             context = await self._default_context(normal_language(request.language))
         if self._closing:
             raise self._gone()
-        if self._log.known(request.execution_id):  # another call with this id came while a kernel started
-            return
+        if repeated := self._log.repeated(request):  # another call with this id came while a kernel started
+            return repeated
         execution = Execution(
             request, self.options.output, asyncio.get_running_loop(), lambda full: context.press(execution, full)
         )
         self._log.add(execution)
         self._runs[request.execution_id] = self._spawn(self._run(context, execution))
+        return execution
 
     async def _run(self, context: Context, execution: Execution) -> None:
         loop = asyncio.get_running_loop()
@@ -340,7 +340,8 @@ class Session:
             return await self._owned(run_item(item, around))
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
-        """Raises NotFound for an execution that never was or is no longer held."""
+        """Raises NotFound for an execution that never was, ExecutionForgotten for one that is no longer held, and
+        BadRequest for an `after_seq` beyond its next event."""
         return await self._log.get(execution_id).wait(after_seq, min(wait_s, 60.0))
 
     def interrupt(self, execution_id: str) -> None:

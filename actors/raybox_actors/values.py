@@ -101,9 +101,10 @@ class ContextInfo:
 class ExecuteRequest:
     """One cell. `context_id` None means the default context of `language` (None: python).
 
-    `execution_id` is the caller's or the gateway's; the same id never runs twice.
+    `execution_id` is the caller's, or of our making (executions.new_execution_id); the same id never runs twice.
     `timeout_s` None: no limit of the server's own. `interrupt_if_unobserved`: E2B's rule, that a client who
-    goes away interrupts its cell; false leaves it running.
+    goes away interrupts its cell; false leaves it running. `from_event`: the first event to answer with, for who has
+    had those before it.
     """
 
     execution_id: str
@@ -113,6 +114,12 @@ class ExecuteRequest:
     env_vars: dict[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     interrupt_if_unobserved: bool = True
+    from_event: int = 0
+
+    def same_cell(self, other: ExecuteRequest) -> bool:
+        """Whether both ask for the same to be run; how long it may take and who watches is not part of that."""
+        mine, theirs = ((one.code, one.language or "python", one.context_id, one.env_vars) for one in (self, other))
+        return mine == theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,7 @@ class EventBatch:
     `lines` is `count` JSON objects, each ended by one newline, ASCII only, ready for the wire. It may be empty when
     nothing happened within the wait. `done`: the last event of the execution is in this batch or came before it.
     To go on, poll with `after_seq = first_seq + count`. Asking for what the ring no longer holds starts at the oldest
-    event held, and `first_seq` says so.
+    event held: `first_seq` says so, and so does a line `events_lost` before it, which has no number.
     """
 
     execution_id: str

@@ -228,7 +228,8 @@ class Execution:
 
     error: what the code raised, None if it ended well. execution_count: number of executions in the context so far.
     timings_ms: milliseconds by the client's monotonic clock from sending the request: `first_byte` of the answer's
-    events, and `done`, when the end of the execution was known.
+    events, and `done`, when the end of the execution was known. lost_events: how many of its events are missing here,
+    because the server no longer held them when `attach_execution` asked.
     """
 
     results: list[Result]
@@ -236,6 +237,7 @@ class Execution:
     error: ExecutionError | None = None
     execution_count: int | None = None
     timings_ms: dict[str, float] = field(default_factory=dict, compare=False)
+    lost_events: int = 0
 
     def __init__(
         self,
@@ -244,6 +246,7 @@ class Execution:
         error: ExecutionError | None = None,
         execution_count: int | None = None,
         timings_ms: dict[str, float] | None = None,
+        lost_events: int = 0,
         **_later: Any,
     ) -> None:
         self.results = results or []
@@ -251,6 +254,7 @@ class Execution:
         self.error = error
         self.execution_count = execution_count
         self.timings_ms = timings_ms or {}
+        self.lost_events = lost_events
 
     def __repr__(self) -> str:
         return f"Execution(Results: {self.results}, Logs: {self.logs}, Error: {self.error})"

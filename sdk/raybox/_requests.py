@@ -33,6 +33,8 @@ Operation = Literal[
     "kill",
     "set_timeout",
     "execute",
+    "attach_execution",
+    "interrupt_execution",
     "create_context",
     "list_contexts",
     "restart_context",
@@ -63,6 +65,8 @@ Operation = Literal[
 
 #: What /health may take when it is asked why a stream broke.
 PROBE_TIMEOUT_S = 5.0
+#: What telling the server may take that an execution which was left is not to go on.
+INTERRUPT_TIMEOUT_S = 5.0
 
 
 class Request(NamedTuple):
@@ -282,7 +286,18 @@ def execute(
     envs: Mapping[str, str] | None,
     timeout: float | None,
     request_timeout: float | None,
+    execution_id: str | None = None,
+    detach: bool = False,
+    from_event: int = 0,
 ) -> Request:
+    if detach and execution_id is None:
+        raise InvalidArgumentException("detach needs an execution_id: nobody could come back for the execution")
+    extra: list[tuple[str, str]] = []
+    if execution_id is not None:
+        extra.append(("X-Raybox-Execution-Id", _execution_id(execution_id)))
+        extra.append(("X-Raybox-On-Disconnect", "continue" if detach else "wait"))
+    if from_event:
+        extra.append(("X-Raybox-From-Event", str(from_event)))
     if language and context:
         raise InvalidArgumentException("language and context exclude each other: a context has its language")
     return _interpreter(
@@ -299,7 +314,43 @@ def execute(
         },
         connect_s=seconds(request_timeout, config.request_timeout, "request_timeout"),
         total_s=seconds(timeout, DEFAULT_EXECUTION_TIMEOUT_S, "timeout"),
+        extra=tuple(extra),
     )
+
+
+def attach_execution(
+    config: ConnectionConfig,
+    to: Address,
+    execution_id: str,
+    from_event: int,
+    timeout: float | None,
+    request_timeout: float | None,
+) -> Request:
+    if isinstance(from_event, bool) or not isinstance(from_event, int) or from_event < 0:
+        raise InvalidArgumentException(f"from_event must be the number of an event, 0 or above, got {from_event!r}")
+    return _interpreter(
+        config,
+        to,
+        "attach_execution",
+        "GET",
+        f"/executions/{_execution_id(execution_id)}/events?from={from_event}",
+        None,
+        connect_s=seconds(request_timeout, config.request_timeout, "request_timeout"),
+        total_s=seconds(timeout, DEFAULT_EXECUTION_TIMEOUT_S, "timeout"),
+    )
+
+
+def interrupt_execution(config: ConnectionConfig, to: Address, execution_id: str, limit_s: float | None) -> Request:
+    path = f"/executions/{_execution_id(execution_id)}/interrupt"
+    return _interpreter(config, to, "interrupt_execution", "POST", path, None, limit_s, limit_s)
+
+
+def _execution_id(execution_id: str) -> str:
+    if not isinstance(execution_id, str) or re.fullmatch(r"[A-Za-z0-9_-]{1,64}", execution_id) is None:
+        raise InvalidArgumentException(
+            f"execution_id must be 1 to 64 letters, digits, underscores or hyphens, got {execution_id!r}"
+        )
+    return execution_id
 
 
 def create_context(
@@ -351,6 +402,7 @@ def _interpreter(
     payload: Mapping[str, Any] | None,
     connect_s: float | None,
     total_s: float | None,
+    extra: tuple[tuple[str, str], ...] = (),
 ) -> Request:
     return Request(
         operation,
@@ -358,7 +410,7 @@ def _interpreter(
         payload,
         method,
         to.interpreter_url + path,
-        to.interpreter_headers,
+        to.interpreter_headers + extra,
         _json(payload) if payload is not None else b"",
         connect_s,
         total_s,

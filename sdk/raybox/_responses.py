@@ -41,6 +41,7 @@ PORT_CLOSED_TEXT = "port is not open"
 
 CONTROL_PLANE = frozenset({"create", "connect", "list", "info", "kill", "set_timeout", "get_metrics", "update_network"})
 
+EXECUTIONS = frozenset({"execute", "attach_execution"})
 COMMANDS = frozenset({"run_command", "connect_command"})
 #: What `timeout` bounds, and not `request_timeout`.
 STREAMS = COMMANDS | {"stream_input", "watch_dir"}
@@ -114,7 +115,7 @@ CLASS_OF_STATUS: Mapping[int, tuple[type[RayboxError], Kind | None]] = {
 
 def error_of(request: Request, reply: Reply) -> RayboxError:
     """The error that an unwelcome answer means: by its `kind` if it names one, else by status and text."""
-    details = details_of(reply.body)
+    details = details_of(reply.body) or _traits(reply.headers)
     status = reply.status
     message = _text(details.get("message")) or _plain_text(reply.body) or "no further explanation"
     sandbox_id = _text(details.get("sandboxId")) or request.sandbox_id
@@ -161,7 +162,7 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
     where = request.url.split("?")[0]
     sandbox_id = request.sandbox_id
     if failure.stage in ("connect_timeout", "head_timeout") or (
-        failure.stage == "timeout" and request.operation not in ("execute", *STREAMS)
+        failure.stage == "timeout" and request.operation not in (*EXECUTIONS, *STREAMS)
     ):
         reached = failure.stage != "connect_timeout"
         if request.idle_s is not None:
@@ -179,6 +180,13 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
         what = "the command" if request.operation in COMMANDS else request.operation
         return TimeoutException(
             f"{what} took longer than its timeout; a command that was started with it is killed",
+            should_mask_sample=False,
+            sandbox_id=sandbox_id,
+        )
+    if failure.stage == "timeout" and request.operation == "attach_execution":
+        return TimeoutException(
+            f"the execution did not end within timeout={request.total_s:g} s; it goes on",
+            retryable=True,
             should_mask_sample=False,
             sandbox_id=sandbox_id,
         )
@@ -202,8 +210,8 @@ def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError
 def error_of_cut_answer(request: Request, probe: Reply | None, detail: str) -> RayboxError:
     """The error when an answer stopped before its end; `probe` is what /health said then, None if nothing."""
     what = f"the request ({request.operation})"
-    if request.operation in ("execute", *COMMANDS):
-        what = "the execution" if request.operation == "execute" else "the command"
+    if request.operation in (*EXECUTIONS, *COMMANDS):
+        what = "the execution" if request.operation in EXECUTIONS else "the command"
     if probe is not None and probe.status == 502:
         told = error_of(request._replace(operation="health"), probe)
         if told.kind == "sandbox_lost":
@@ -240,6 +248,15 @@ def details_of(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return details if isinstance(details, dict) else {}
+
+
+def _traits(headers: Mapping[str, str]) -> dict[str, Any]:
+    """What the code interpreter's errors, whose bodies are plain text, say in headers."""
+    traits: dict[str, Any] = {}
+    for name in ("kind", "cause", "retryable", "should_mask_sample"):
+        if (text := headers.get(f"x-raybox-{name.replace('_', '-')}")) is not None:
+            traits[name] = {"true": True, "false": False}.get(text, text)
+    return traits
 
 
 def _plain_text(body: bytes) -> str:

@@ -26,9 +26,12 @@ class Run:
         on_result: Handler | None = None,
         on_error: Handler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        from_event: int = 0,
     ) -> None:
         self.execution = Execution()
         self.ended = False
+        #: Number of the event that comes next: events are numbered from 0, `keepalive` and `events_lost` are not.
+        self.next_event = from_event
         self._handlers = {"stdout": on_stdout, "stderr": on_stderr, "result": on_result, "error": on_error}
         self._parser = EventParser()
         self._clock = clock
@@ -49,10 +52,22 @@ class Run:
             if due is not None:
                 yield due
 
+    def reconnect(self) -> None:
+        """What comes next comes over another connection, and begins with a whole line."""
+        self._parser = EventParser()
+
+    def whole(self) -> Execution:
+        """The execution. Raises SandboxException (internal) if some of its events were lost."""
+        if lost := self.execution.lost_events:
+            raise SandboxException(f"{lost} events of the execution were lost with a connection, or never read in time")
+        return self.execution
+
     def _take(self, event: Event) -> tuple[Handler, Any] | None:
         execution = self.execution
         kind = event["type"]
         value: object
+        if kind != "keepalive":
+            self.next_event += 1
         try:
             if kind == "result":
                 fields = dict(event)
@@ -71,6 +86,10 @@ class Run:
             elif kind == "end_of_execution":
                 self.ended = True
                 execution.timings_ms["done"] = self._elapsed_ms()
+                return None
+            elif kind == "events_lost":
+                execution.lost_events += event["count"]
+                self.next_event += event["count"] - 1
                 return None
             else:
                 return None  # keepalives, and what a newer server may send

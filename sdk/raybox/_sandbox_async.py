@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import inspect
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,6 +16,7 @@ from ._config import ApiParams, ConnectionConfig, seconds
 from ._either import also_on_class
 from ._envd_models import SandboxMetrics
 from ._filesystem_async import Filesystem
+from ._follow_async import follow
 from ._git_async import Git
 from ._models import (
     Context,
@@ -33,7 +33,8 @@ from ._models import (
 )
 from ._paginator import PaginatorBase
 from ._pty_async import Pty
-from ._responses import Reply, TransportFailure
+from ._reattach import Reattaching
+from ._requests import Request
 from ._run import Run
 from ._sandbox_base import SandboxBase, SandboxOpts, options_of
 
@@ -302,6 +303,8 @@ class AsyncSandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution: ...
     @overload
     async def run_code(
@@ -316,6 +319,8 @@ class AsyncSandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution: ...
     async def run_code(
         self,
@@ -329,6 +334,8 @@ class AsyncSandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution:
         """Run code and wait for its end. Variables stay: the next call in the same context sees them.
 
@@ -336,41 +343,79 @@ class AsyncSandbox(SandboxBase):
         instead. on_stdout, on_stderr, on_result, on_error: called with each piece as it arrives, in order; what they
         raise ends the call and interrupts the code. envs: environment variables of this execution alone.
         timeout: seconds the whole execution may take, default 300; 0 = no limit; then the code is interrupted.
-        request_timeout: seconds until its answer begins.
+        request_timeout: seconds until its answer begins. execution_id: 1 to 64 letters, digits, "_" and "-": the code
+        runs at most once under it, however often and from wherever it is called; a repeat gets the same events, and so
+        does this call when it loses its connection. detach: the code outlives this call, for `attach_execution`.
         Returns an Execution; what the code raised is its `error`, never an exception from here.
         Raises TimeoutException, SandboxNotRunningException (the sandbox ended before or during the run),
-        SandboxUnreachableException, NotFoundException (context), SandboxException (the outcome is lost).
-        Leaving the call early by any exception, cancellation included, interrupts the code; its context lives on.
-        Not idempotent: it is never retried here.
+        SandboxUnreachableException, SandboxException (the outcome is lost), NotFoundException (context; or, with
+        status_code 410, an execution that is no longer remembered), InvalidArgumentException (also when the
+        execution_id is of other code).
+        Leaving the call early by any exception, cancellation included, interrupts the code unless it is detached; its
+        context lives on. Not idempotent, and never retried here, without an execution_id.
         """
-        request = _requests.execute(
-            self._config, self._address, code, language, context, envs, timeout, request_timeout
-        )
+
+        def ask(from_event: int) -> Request:
+            return _requests.execute(
+                self._config,
+                self._address,
+                code,
+                language,
+                context,
+                envs,
+                timeout,
+                request_timeout,
+                execution_id,
+                detach,
+                from_event,
+            )
+
         run = Run(on_stdout, on_stderr, on_result, on_error)
-        try:
-            stream = await _transport.open_stream_async(request)
-        except TransportFailure as failure:
-            raise await self._channel.explain(request, failure) from failure
-        try:
-            if stream.status != 200:
-                raise _responses.error_of(
-                    request, Reply(stream.status, stream.headers, await _transport.read_all_async(stream))
-                )
-            while not run.ended and (data := await stream.read()):
-                for handler, value in run.feed(data):
-                    pending = handler(value)
-                    if inspect.isawaitable(pending):
-                        await pending
-            if run.ended:
-                await stream.finish()
-                return run.execution
-        except TransportFailure as failure:
-            raise await self._channel.explain(request, failure) from failure
-        finally:
-            await stream.close()
-        raise await self._channel.explain(
-            request, TransportFailure("broken", "it ended without an end_of_execution event")
-        )
+        if execution_id is None:
+            return await follow(self._channel, ask, run)
+        interrupt = None if detach else self._interrupt(execution_id, _requests.INTERRUPT_TIMEOUT_S)
+        await follow(self._channel, ask, run, Reattaching(ask(0).total_s), interrupt)
+        return run.whole()
+
+    async def attach_execution(
+        self,
+        execution_id: str,
+        from_event: int = 0,
+        on_stdout: OutputHandlerWithAsync[OutputMessage] | None = None,
+        on_stderr: OutputHandlerWithAsync[OutputMessage] | None = None,
+        on_result: OutputHandlerWithAsync[Result] | None = None,
+        on_error: OutputHandlerWithAsync[ExecutionError] | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Execution:
+        """The events of an execution that somebody started under this id, and wait for its end.
+
+        from_event: number of the first event to have, from 0. Of long output only the newest is kept once it was read;
+        `lost_events` of what is returned says how many are missing. on_stdout, on_stderr, on_result, on_error: as of
+        `run_code`. timeout: seconds to wait, default 300; 0 = no limit. request_timeout: seconds until the answer
+        begins. Leaving the call early interrupts nothing, and a lost connection is taken up again; may be repeated.
+        Raises NotFoundException (never started; with status_code 410: no longer remembered), TimeoutException,
+        SandboxNotRunningException, SandboxUnreachableException.
+        """
+
+        def ask(number: int) -> Request:
+            return _requests.attach_execution(
+                self._config, self._address, execution_id, number, timeout, request_timeout
+            )
+
+        run = Run(on_stdout, on_stderr, on_result, on_error, from_event=from_event)
+        return await follow(self._channel, ask, run, Reattaching(ask(from_event).total_s))
+
+    async def interrupt_execution(self, execution_id: str, request_timeout: float | None = None) -> None:
+        """Interrupt code that runs, or is about to, under this id; nothing happens to what has ended. May be repeated.
+
+        Raises NotFoundException for an id that was never used, or is no longer remembered.
+        """
+        limit_s = seconds(request_timeout, self._config.request_timeout, "request_timeout")
+        await self._channel.send(self._interrupt(execution_id, limit_s))
+
+    def _interrupt(self, execution_id: str, limit_s: float | None) -> Request:
+        return _requests.interrupt_execution(self._config, self._address, execution_id, limit_s)
 
     async def create_code_context(
         self,

@@ -16,6 +16,7 @@ from ._config import ApiParams, ConnectionConfig, seconds
 from ._either import also_on_class
 from ._envd_models import SandboxMetrics
 from ._filesystem_sync import Filesystem
+from ._follow_sync import follow
 from ._git_sync import Git
 from ._models import (
     Context,
@@ -32,7 +33,8 @@ from ._models import (
 )
 from ._paginator import PaginatorBase
 from ._pty_sync import Pty
-from ._responses import Reply, TransportFailure
+from ._reattach import Reattaching
+from ._requests import Request
 from ._run import Run
 from ._sandbox_base import SandboxBase, SandboxOpts, options_of
 
@@ -297,6 +299,8 @@ class Sandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution: ...
     @overload
     def run_code(
@@ -311,6 +315,8 @@ class Sandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution: ...
     def run_code(
         self,
@@ -324,6 +330,8 @@ class Sandbox(SandboxBase):
         envs: dict[str, str] | None = None,
         timeout: float | None = None,
         request_timeout: float | None = None,
+        execution_id: str | None = None,
+        detach: bool = False,
     ) -> Execution:
         """Run code and wait for its end. Variables stay: the next call in the same context sees them.
 
@@ -331,35 +339,79 @@ class Sandbox(SandboxBase):
         instead. on_stdout, on_stderr, on_result, on_error: called with each piece as it arrives, in order; what they
         raise ends the call and interrupts the code. envs: environment variables of this execution alone.
         timeout: seconds the whole execution may take, default 300; 0 = no limit; then the code is interrupted.
-        request_timeout: seconds until its answer begins.
+        request_timeout: seconds until its answer begins. execution_id: 1 to 64 letters, digits, "_" and "-": the code
+        runs at most once under it, however often and from wherever it is called; a repeat gets the same events, and so
+        does this call when it loses its connection. detach: the code outlives this call, for `attach_execution`.
         Returns an Execution; what the code raised is its `error`, never an exception from here.
         Raises TimeoutException, SandboxNotRunningException (the sandbox ended before or during the run),
-        SandboxUnreachableException, NotFoundException (context), SandboxException (the outcome is lost).
-        Leaving the call early by any exception, cancellation included, interrupts the code; its context lives on.
-        Not idempotent: it is never retried here.
+        SandboxUnreachableException, SandboxException (the outcome is lost), NotFoundException (context; or, with
+        status_code 410, an execution that is no longer remembered), InvalidArgumentException (also when the
+        execution_id is of other code).
+        Leaving the call early by any exception, cancellation included, interrupts the code unless it is detached; its
+        context lives on. Not idempotent, and never retried here, without an execution_id.
         """
-        request = _requests.execute(
-            self._config, self._address, code, language, context, envs, timeout, request_timeout
-        )
+
+        def ask(from_event: int) -> Request:
+            return _requests.execute(
+                self._config,
+                self._address,
+                code,
+                language,
+                context,
+                envs,
+                timeout,
+                request_timeout,
+                execution_id,
+                detach,
+                from_event,
+            )
+
         run = Run(on_stdout, on_stderr, on_result, on_error)
-        try:
-            stream = _transport.open_stream(request)
-        except TransportFailure as failure:
-            raise self._channel.explain(request, failure) from failure
-        try:
-            if stream.status != 200:
-                raise _responses.error_of(request, Reply(stream.status, stream.headers, _transport.read_all(stream)))
-            while not run.ended and (data := stream.read()):
-                for handler, value in run.feed(data):
-                    handler(value)
-            if run.ended:
-                stream.finish()
-                return run.execution
-        except TransportFailure as failure:
-            raise self._channel.explain(request, failure) from failure
-        finally:
-            stream.close()
-        raise self._channel.explain(request, TransportFailure("broken", "it ended without an end_of_execution event"))
+        if execution_id is None:
+            return follow(self._channel, ask, run)
+        interrupt = None if detach else self._interrupt(execution_id, _requests.INTERRUPT_TIMEOUT_S)
+        follow(self._channel, ask, run, Reattaching(ask(0).total_s), interrupt)
+        return run.whole()
+
+    def attach_execution(
+        self,
+        execution_id: str,
+        from_event: int = 0,
+        on_stdout: OutputHandler[OutputMessage] | None = None,
+        on_stderr: OutputHandler[OutputMessage] | None = None,
+        on_result: OutputHandler[Result] | None = None,
+        on_error: OutputHandler[ExecutionError] | None = None,
+        timeout: float | None = None,
+        request_timeout: float | None = None,
+    ) -> Execution:
+        """The events of an execution that somebody started under this id, and wait for its end.
+
+        from_event: number of the first event to have, from 0. Of long output only the newest is kept once it was read;
+        `lost_events` of what is returned says how many are missing. on_stdout, on_stderr, on_result, on_error: as of
+        `run_code`. timeout: seconds to wait, default 300; 0 = no limit. request_timeout: seconds until the answer
+        begins. Leaving the call early interrupts nothing, and a lost connection is taken up again; may be repeated.
+        Raises NotFoundException (never started; with status_code 410: no longer remembered), TimeoutException,
+        SandboxNotRunningException, SandboxUnreachableException.
+        """
+
+        def ask(number: int) -> Request:
+            return _requests.attach_execution(
+                self._config, self._address, execution_id, number, timeout, request_timeout
+            )
+
+        run = Run(on_stdout, on_stderr, on_result, on_error, from_event=from_event)
+        return follow(self._channel, ask, run, Reattaching(ask(from_event).total_s))
+
+    def interrupt_execution(self, execution_id: str, request_timeout: float | None = None) -> None:
+        """Interrupt code that runs, or is about to, under this id; nothing happens to what has ended. May be repeated.
+
+        Raises NotFoundException for an id that was never used, or is no longer remembered.
+        """
+        limit_s = seconds(request_timeout, self._config.request_timeout, "request_timeout")
+        self._channel.send(self._interrupt(execution_id, limit_s))
+
+    def _interrupt(self, execution_id: str, limit_s: float | None) -> Request:
+        return _requests.interrupt_execution(self._config, self._address, execution_id, limit_s)
 
     def create_code_context(
         self,

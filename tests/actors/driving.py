@@ -46,10 +46,14 @@ class Cell:
     missed: int = 0  #: events that were dropped before we asked
 
     def take(self, batch: EventBatch) -> None:
-        self.missed += batch.first_seq - self.next_seq
-        assert len(batch.lines.splitlines()) == batch.count
+        lines = batch.lines
+        if lost := batch.first_seq - self.next_seq:
+            marker, _, lines = lines.partition(b"\n")
+            assert json.loads(marker) == {"type": "events_lost", "first": self.next_seq, "count": lost}
+            self.missed += lost
+        assert len(lines.splitlines()) == batch.count
         self.next_seq = batch.first_seq + batch.count
-        self.lines += batch.lines
+        self.lines += lines
         self.done = batch.done
 
     @property

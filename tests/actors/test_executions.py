@@ -6,14 +6,23 @@ import asyncio
 import heapq
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybox_actors.errors import InternalError, NotFound, SandboxLost
-from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
+from raybox_actors.errors import (
+    BadRequest,
+    Conflict,
+    ExecutionForgotten,
+    InternalError,
+    LimitReached,
+    NotFound,
+    SandboxLost,
+)
+from raybox_actors.executions import Execution, ExecutionLog, OutputLimits, new_execution_id
 from raybox_actors.kernels.base import CodeError, Display, InputAccepted, KernelEvent, Output
 from raybox_actors.values import ExecuteRequest
 from tests.actors.driving import Cell, eventually
@@ -403,14 +412,13 @@ def test_a_fault_comes_after_what_was_said_before_it_and_again_and_again() -> No
     async def work(loop: FakeLoop) -> None:
         execution = Execution(request(), small(), loop)
         waiter = loop.create_task(execution.wait(0, 60))
-        late = loop.create_task(execution.wait(1, 60))
         await asyncio.sleep(0)
+        with pytest.raises(BadRequest, match="0 events"):
+            await execution.wait(1, 60)
         execution.add(Output("stdout", "last words"))
         execution.fail(SandboxLost("s", "oom"))
         batch = await waiter
         assert (batch.count, batch.done) == (1, False)
-        with pytest.raises(SandboxLost):
-            await late
         for _ in range(2):
             with pytest.raises(SandboxLost):
                 await execution.wait(1, 60)
@@ -444,9 +452,9 @@ def logged(log: ExecutionLog, name: str, loop: FakeLoop, text: str = "") -> Exec
     return execution
 
 
-def test_the_log_never_forgets_a_running_one_and_prefers_those_read_to_their_end() -> None:
+def test_the_log_never_drops_a_running_one_and_prefers_those_read_to_their_end() -> None:
     async def work(loop: FakeLoop) -> None:
-        log = ExecutionLog(keep=2, remember=3)
+        log = ExecutionLog(keep=2)
         running = logged(log, "running", loop)
         unread = logged(log, "unread", loop)
         unread.finish()
@@ -457,10 +465,11 @@ def test_the_log_never_forgets_a_running_one_and_prefers_those_read_to_their_end
         logged(log, "last", loop).finish()
         assert log.get("running") is running
         assert log.get("unread") is unread
-        assert log.known("running")
-        assert log.known("read4")
-        with pytest.raises(NotFound):
+        with pytest.raises(ExecutionForgotten):
             log.get("read0")
+        with pytest.raises(NotFound) as never:
+            log.get("never")
+        assert not isinstance(never.value, ExecutionForgotten)
         assert log.running() == [running]
         running.fail(InternalError(""))
 
@@ -474,6 +483,100 @@ def test_the_log_bounds_what_it_holds() -> None:
             logged(log, f"e{number}", loop, "x" * 2000).finish()
         assert sum(held.held_bytes for held in log._held.values()) <= 12_500
         assert log.get("e19")
-        assert log.known("e0")
+        with pytest.raises(ExecutionForgotten):
+            log.get("e0")
+
+    on_fake_loop(work)
+
+
+def test_an_id_is_run_once_and_is_of_one_cell() -> None:
+    async def work(loop: FakeLoop) -> None:
+        log = ExecutionLog(keep=1)
+        asked = ExecuteRequest("e", "x = 1", env_vars={"A": "b"}, timeout_s=1)
+        assert log.repeated(asked) is None
+        execution = Execution(asked, small(), loop)
+        log.add(execution)
+        for again in (asked, replace(asked, timeout_s=9, from_event=1), replace(asked, language="python")):
+            assert log.repeated(again) is execution
+        for other in (
+            replace(asked, code="x = 2"),
+            replace(asked, language="r"),
+            replace(asked, context_id="c"),
+            replace(asked, env_vars={}),
+        ):
+            with pytest.raises(Conflict):
+                log.repeated(other)
+        execution.finish()
+        logged(log, "f", loop).finish()
+        logged(log, "g", loop).finish()
+        with pytest.raises(ExecutionForgotten, match="no longer remembered"):
+            log.repeated(asked)
+
+    on_fake_loop(work)
+
+
+def test_ids_that_callers_choose_are_remembered_for_ever_and_so_bounded_but_not_our_own() -> None:
+    async def work(loop: FakeLoop) -> None:
+        log = ExecutionLog(keep=1, remember=3)
+        for number in range(3):
+            logged(log, f"e{number}", loop).finish()
+        with pytest.raises(LimitReached, match="3 execution ids"):
+            log.repeated(ExecuteRequest("e3", ""))
+        with pytest.raises(ExecutionForgotten):
+            log.repeated(ExecuteRequest("e0", ""))
+        for _ in range(5):
+            logged(log, new_execution_id(), loop).finish()
+
+    on_fake_loop(work)
+
+
+@given(
+    texts=st.lists(st.text("ab", min_size=1, max_size=40), min_size=1, max_size=30),
+    offset=st.integers(0, 40),
+    read=st.integers(0, 40),
+    replay_bytes=st.integers(100, 4000),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_replay_from_any_offset_is_the_rest_of_the_stream_or_says_what_is_lost(
+    texts: list[str], offset: int, read: int, replay_bytes: int
+) -> None:
+    async def work(loop: FakeLoop) -> None:
+        execution = Execution(request(), small(replay_bytes=replay_bytes, unread_bytes=1 << 20), loop)
+        original: list[bytes] = []
+
+        def take() -> None:
+            batch = execution.batch(len(original))
+            assert batch.first_seq == len(original)
+            original.extend(batch.lines.splitlines(keepends=True))
+
+        for number, text in enumerate(texts):
+            execution.add(Output("stdout" if number % 2 else "stderr", text))
+            if number < read:
+                execution._flush_text()
+                take()
+        execution.finish()
+        while not execution.read_to_end:
+            take()
+        if offset > len(original):
+            with pytest.raises(BadRequest):
+                execution.batch(offset)
+            return
+        replayed: list[bytes] = []
+        at = offset
+        while True:
+            batch = execution.batch(at)
+            assert batch.first_seq >= at
+            lines = batch.lines.splitlines(keepends=True)
+            if batch.first_seq > at:
+                lost = {"type": "events_lost", "first": at, "count": batch.first_seq - at}
+                assert json.loads(lines.pop(0)) == lost
+            assert len(lines) == batch.count
+            assert lines == original[batch.first_seq : batch.first_seq + batch.count]
+            replayed += lines
+            at = batch.first_seq + batch.count
+            if batch.done:
+                break
+        assert at == len(original)
+        assert replayed == original[len(original) - len(replayed) :]
 
     on_fake_loop(work)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from raybox_actors.contexts import TimeoutPolicy
-from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, SandboxLost
+from raybox_actors.errors import BadRequest, Conflict, InternalError, LimitReached, NotFound, SandboxLost
 from raybox_actors.executions import OutputLimits
 from raybox_actors.kernels.languages import normal_language
 from raybox_actors.session import SessionOptions, open_session
 from raybox_actors.values import ExecuteRequest
 from raybox_actors.zygote_process import ZygoteProcess
-from tests.actors.driving import Cell, Driver, children_of, eventually, inside, namespace_of
+from tests.actors.driving import Cell, Driver, children_of, eventually, inside, namespace_of, parse
 
 OpenSession = Callable[..., Awaitable[Driver]]
 pytestmark = pytest.mark.anyio
@@ -222,6 +222,10 @@ async def test_an_execution_id_runs_once(session: OpenSession) -> None:
     again = Cell("same")
     again.take(await driver.session.execute(request))
     assert (await driver.finish(again)).events == first.events
+    rest = await driver.session.execute(dataclasses.replace(request, from_event=1))
+    assert parse(rest.lines) == first.events[1:]
+    with pytest.raises(Conflict):
+        await driver.session.execute(dataclasses.replace(request, code="n += 1"))
     assert (await driver.run("n")).result == "1"
     assert len(driver.session.contexts()) == 1
 

@@ -100,6 +100,9 @@ VALUES = [
 #: Parameters that only we have, with the reason.
 OURS = {
     ("Execution", "timings_ms"): "measured by the client; comes last",
+    ("Execution", "lost_events"): "of a replay; comes last",
+    ("run_code", "execution_id"): "runs at most once; comes last",
+    ("run_code", "detach"): "outlives the call; comes last",
 }
 OUR_OPTIONS = {"transport", "pool"}  #: the way over Ray
 #: What `**` parameters are called is nobody's business.

@@ -1,4 +1,4 @@
-"""Attacks on the in-sandbox agent: from files that are not what they seem, from users, and on its wire."""
+"""Attacks on what the in-sandbox agent does for others: by files that are not what they seem, by users, on its wire."""
 
 from __future__ import annotations
 
@@ -9,95 +9,101 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from raybox import CommandExitException, RayboxError, Sandbox
 from raybox_actors.agent.errors import AgentError
-from raybox_actors.agent.values import ProcessOutput, ProcessSelector, ProcessSpec
-from tests.actors.agent.driving import Sandbox
-from tests.actors.driving import Driver, eventually
+from tests.actors.agent.driving import Sandbox as WithoutPool
+from tests.actors.driving import eventually
+from tests.security.conftest import Attacker, OpenSession
 
-pytestmark = pytest.mark.anyio
+pytestmark = pytest.mark.pool
 
-OpenSession = Callable[..., Awaitable[Driver]]
 SECRET = "root's secret"
+#: Things that are root's and that `user` may neither read nor change.
+PREPARE = (
+    f'umask 077; mkdir /tmp/vault; echo -n "{SECRET}" > /tmp/vault/secret; mkdir /tmp/vault/folder; '
+    "echo -n kept > /tmp/vault/folder/file; umask 022; echo -n readable > /tmp/public"
+)
+LOOK = "cd /tmp; ls -lR --time-style=+ vault public; cat vault/secret vault/folder/file public"
 
 
 @pytest.fixture
-async def sandbox(session: OpenSession) -> Sandbox:
-    """With things that are root's and that `user` may neither read nor change."""
-    sandbox = Sandbox(await session())
-    await sandbox.sh(
-        f"umask 077; mkdir /tmp/vault; echo -n \"{SECRET}\" > /tmp/vault/secret; mkdir /tmp/vault/folder; "
-        "echo -n kept > /tmp/vault/folder/file; umask 022; echo -n readable > /tmp/public",
-        user="root",
-    )  # fmt: skip
-    return sandbox
+def sandbox(attacker: Attacker) -> Sandbox:
+    attacker.sandbox.commands.run(PREPARE, user="root")
+    return attacker.sandbox
 
 
-async def intact(sandbox: Sandbox) -> None:
+def intact(sandbox: Sandbox) -> None:
     """Nothing of root's was changed, and nothing was added."""
-    listing = await sandbox.sh(
-        "cd /tmp; ls -lR --time-style=+ vault public; cat vault/secret vault/folder/file public", user="root"
-    )
+    is_intact(sandbox.commands.run(LOOK, user="root").stdout)
+
+
+def is_intact(listing: str) -> None:
     assert listing.endswith(f"{SECRET}keptreadable"), listing
     assert "user" not in listing
     assert "srwx" not in listing
 
 
-async def attack(sandbox: Sandbox, path: str) -> None:
+def read(sandbox: Sandbox, path: str, user: str = "user") -> str:
+    return sandbox.files.read(path, user=user)
+
+
+def attack(sandbox: Sandbox, path: str) -> None:
     """Every operation, as `user`: none may show the secret or change what is root's."""
-    agent = sandbox.agent
-    calls: list[Awaitable[Any]] = [
-        agent.stat(path, "user"),
-        agent.list_dir(path, 5, "user"),
-        sandbox.read(path),
-        sandbox.write(path, b"overwritten"),
-        sandbox.write(path, b"overwritten", metadata={"a": "b"}),
-        sandbox.write(f"{path}/new", b"added"),
-        agent.make_dir(f"{path}/made", "user"),
-        agent.move(path, "/home/user/stolen", "user"),
-        agent.move("/home/user/bait", f"{path}/bait", "user"),
-        agent.create_watcher(path, "user", recursive=True, include_entry=True),
-        sandbox.run("/bin/cat", "secret", cwd=path),
-        agent.remove(f"{path}/folder", "user"),
-        agent.remove(f"{path}/", "user"),
+    files = sandbox.files
+    attempts: list[Callable[[], object]] = [
+        lambda: files.get_info(path),
+        lambda: files.list(path, depth=5),
+        lambda: files.read(path),
+        lambda: files.write(path, b"overwritten"),
+        lambda: files.write(path, b"overwritten", metadata={"a": "b"}),
+        lambda: files.write(f"{path}/new", b"added"),
+        lambda: files.make_dir(f"{path}/made"),
+        lambda: files.rename(path, "/home/user/stolen"),
+        lambda: files.rename("/home/user/bait", f"{path}/bait"),
+        lambda: files.watch_dir(path, recursive=True, include_entry=True),
+        lambda: sandbox.commands.run("cat secret", cwd=path),
+        lambda: files.remove(f"{path}/folder"),
+        lambda: files.remove(f"{path}/"),
     ]
-    for call in calls:
-        with contextlib.suppress(AgentError):
-            found = await call
-            assert SECRET not in str(found), call
-    await intact(sandbox)
+    for attempt in attempts:
+        with contextlib.suppress(RayboxError):
+            assert SECRET not in str(attempt())
+    intact(sandbox)
 
 
 ROOTS = ["/tmp/vault", "/tmp/vault/secret", "/tmp/vault/folder", "/tmp/public"]
 
 
 @pytest.mark.parametrize("target", ROOTS)
-async def test_straight_at_it(sandbox: Sandbox, target: str) -> None:
-    await attack(sandbox, target)
-    await attack(sandbox, f"/home/user/../../home/../{target}")
-    await attack(sandbox, f"../..{target}/.")
+def test_straight_at_it(sandbox: Sandbox, target: str) -> None:
+    attack(sandbox, target)
+    attack(sandbox, f"/home/user/../../home/../{target}")
+    attack(sandbox, f"../..{target}/.")
 
 
 @pytest.mark.parametrize("target", [*ROOTS, "/tmp", "/"])
-async def test_through_links(sandbox: Sandbox, target: str) -> None:
+def test_through_links(sandbox: Sandbox, target: str) -> None:
     inside = "/vault/secret" if target == "/tmp" else "/tmp/vault/secret" if target == "/" else ""
-    await sandbox.sh(f"ln -s {target} link; ln -s link further; ln -s ../../..{target} relative; touch bait")
-    for name in ("link", "further", "relative"):
-        await attack(sandbox, f"/home/user/{name}{inside}")
-        await sandbox.sh(f"ln -sfn {target} {name}; touch bait")
+    for name, destination in (("link", target), ("further", "link"), ("relative", f"../../..{target}")):
+        sandbox.commands.run(f"ln -sfn {target} link; ln -sfn {destination} {name}; touch bait")
+        attack(sandbox, f"/home/user/{name}{inside}")
 
 
-async def test_through_hard_links(sandbox: Sandbox) -> None:
-    outcome = await sandbox.run("/bin/ln", "/tmp/public", "/tmp/mine")
-    await sandbox.sh("ln /tmp/vault/secret /tmp/known; chmod 600 /tmp/known", user="root")
-    for path in ("/tmp/known", *(["/tmp/mine"] if outcome.code == 0 else [])):
-        await attack(sandbox, path)
-    await sandbox.sh("rm -f /tmp/known /tmp/mine", user="root")
-    await intact(sandbox)
+def test_through_hard_links(sandbox: Sandbox) -> None:
+    sandbox.commands.run("ln /tmp/vault/secret /tmp/known; chmod 600 /tmp/known", user="root")
+    paths = ["/tmp/known"]
+    with contextlib.suppress(CommandExitException):  # where the kernel protects hard links
+        sandbox.commands.run("ln /tmp/public /tmp/mine")
+        paths.append("/tmp/mine")
+    for path in paths:
+        attack(sandbox, path)
+    sandbox.commands.run("rm -f /tmp/known /tmp/mine", user="root")
+    intact(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -112,42 +118,46 @@ async def test_through_hard_links(sandbox: Sandbox) -> None:
         "/proc/self/fd",
     ],
 )
-async def test_through_the_links_of_proc(sandbox: Sandbox, magic: str) -> None:
+def test_through_the_links_of_proc(sandbox: Sandbox, magic: str) -> None:
     """Of which /proc/self is the agent's own: it must not be a way to what the agent has open, or may see."""
-    await attack(sandbox, f"{magic}/tmp/vault/secret")
+    attack(sandbox, f"{magic}/tmp/vault/secret")
     # Root itself is kept from it, for a process may have mounted there what never answers.
     if not magic.endswith("fd"):
-        with pytest.raises(AgentError):
-            await sandbox.read(f"{magic}/tmp/public", user="root")
-        await sandbox.sh(f"ln -s {magic} link")
-        with pytest.raises(AgentError):
-            await sandbox.read("/home/user/link/tmp/public")
+        with pytest.raises(RayboxError):
+            read(sandbox, f"{magic}/tmp/public", user="root")
+        sandbox.commands.run(f"ln -s {magic} link")
+        with pytest.raises(RayboxError):
+            read(sandbox, "/home/user/link/tmp/public")
 
 
-async def test_the_agents_own_descriptors(sandbox: Sandbox) -> None:
-    async with sandbox.agent.open_read("/tmp/vault/secret", "root"):
-        for number in range(64):
+def test_the_agents_own_descriptors(sandbox: Sandbox) -> None:
+    sandbox.commands.run("truncate -s 100M /tmp/vault/big", user="root")
+    with sandbox.files.read("/tmp/vault/big", "stream", user="root") as held:
+        next(held)
+        for number in range(32):
             for path in (f"/proc/self/fd/{number}", f"/dev/fd/{number}"):
-                for call in (sandbox.read(path), sandbox.write(path, b"x")):
-                    with pytest.raises(AgentError):
-                        await call
+                with pytest.raises(RayboxError):
+                    read(sandbox, path)
+                with pytest.raises(RayboxError):
+                    sandbox.files.write(path, b"x")
+    sandbox.commands.run("rm /tmp/vault/big", user="root")
     for name in ("mem", "environ", "auxv", "maps", "syscall", "stack"):
-        with contextlib.suppress(AgentError):
-            assert b"TOKEN" not in await sandbox.read(f"/proc/self/{name}", length=1 << 20)
-    with pytest.raises(AgentError):
-        await sandbox.read("/proc/self/mem", offset=0x400000, length=10)
+        with contextlib.suppress(RayboxError):
+            assert "TOKEN" not in read(sandbox, f"/proc/self/{name}")
+    intact(sandbox)
 
 
-RACES: dict[str, Callable[[Sandbox, str], Awaitable[Any]]] = {
-    "read": lambda sandbox, path: sandbox.read(f"{path}/secret"),
-    "write": lambda sandbox, path: sandbox.write(f"{path}/secret", b"raced"),
-    "write new": lambda sandbox, path: sandbox.write(f"{path}/folder/new/deep", b"raced"),
-    "make_dir": lambda sandbox, path: sandbox.agent.make_dir(f"{path}/folder/made", "user"),
-    "remove": lambda sandbox, path: sandbox.agent.remove(f"{path}/folder", "user"),
-    "move out": lambda sandbox, path: sandbox.agent.move(f"{path}/secret", "/home/user/out", "user"),
-    "move in": lambda sandbox, path: sandbox.agent.move("/home/user/bait", f"{path}/folder/bait", "user"),
-    "list": lambda sandbox, path: sandbox.agent.list_dir(path, 3, "user"),
+RACES: dict[str, Callable[[Sandbox, str], object]] = {
+    "read": lambda sandbox, path: read(sandbox, f"{path}/secret"),
+    "write": lambda sandbox, path: sandbox.files.write(f"{path}/secret", b"raced"),
+    "write new": lambda sandbox, path: sandbox.files.write(f"{path}/folder/new/deep", b"raced"),
+    "make_dir": lambda sandbox, path: sandbox.files.make_dir(f"{path}/folder/made"),
+    "remove": lambda sandbox, path: sandbox.files.remove(f"{path}/folder"),
+    "move out": lambda sandbox, path: sandbox.files.rename(f"{path}/secret", "/home/user/out"),
+    "move in": lambda sandbox, path: sandbox.files.rename("/home/user/bait", f"{path}/folder/bait"),
+    "list": lambda sandbox, path: sandbox.files.list(path, depth=3),
 }
+RACE_ROUNDS = 300
 
 
 SWAPPING = """
@@ -172,20 +182,22 @@ while True:
 
 
 @pytest.mark.parametrize("name", RACES)
-async def test_races(sandbox: Sandbox, name: str) -> None:
+def test_races(attacker: Attacker, sandbox: Sandbox, name: str) -> None:
     """A folder of the user's is exchanged for a link to root's, as fast as it can be, while operations go on in it."""
-    async with sandbox.agent.start_process(ProcessSpec("python", ("-c", SWAPPING), tag="racer")) as events:
-        await anext(events)
-        assert isinstance(await anext(events), ProcessOutput)
-        for _ in range(300):
-            with contextlib.suppress(AgentError):
-                found = await RACES[name](sandbox, "/home/user/race")
-                assert SECRET not in str(found)
-        await sandbox.agent.signal_process(ProcessSelector(tag="racer"), signal.SIGKILL)
-    await intact(sandbox)
+    start(attacker, SWAPPING)
+    for _ in range(RACE_ROUNDS):
+        with contextlib.suppress(RayboxError):
+            assert SECRET not in str(RACES[name](sandbox, "/home/user/race"))
+    intact(sandbox)
 
 
-async def test_root_removing_a_users_tree_is_not_led_astray(sandbox: Sandbox) -> None:
+def start(attacker: Attacker, program: str) -> None:
+    """Run it in the background until the sandbox ends; returns when it is under way."""
+    code = f"import subprocess, sys\nracer = subprocess.Popen([sys.executable, '-c', {program!r}], stdout=-1)\n"
+    assert attacker.value(code + "racer.stdout.readline()") == b"up\n"
+
+
+def test_root_removing_a_users_tree_is_not_led_astray(attacker: Attacker, sandbox: Sandbox) -> None:
     """The classic: a folder becomes a link between the look and the step into it."""
     fast = (
         "import os\nprint('up', flush=True)\nwhile True:\n"
@@ -195,20 +207,16 @@ async def test_root_removing_a_users_tree_is_not_led_astray(sandbox: Sandbox) ->
         " except OSError:\n"
         "  os.system('rm -rf aside')\n"
     )
-    async with sandbox.agent.start_process(ProcessSpec("python", ("-c", fast), tag="racer")) as events:
-        await anext(events)
-        await anext(events)
-        for _ in range(300):
-            with contextlib.suppress(AgentError):
-                await sandbox.agent.remove("/home/user/tree", "root")
-        await sandbox.agent.signal_process(ProcessSelector(tag="racer"), signal.SIGKILL)
-    await intact(sandbox)
+    start(attacker, fast)
+    for _ in range(RACE_ROUNDS):
+        with contextlib.suppress(RayboxError):
+            sandbox.files.remove("/home/user/tree", user="root")
+    intact(sandbox)
 
 
-async def test_a_user_can_neither_kill_nor_trace_nor_read_the_agent(sandbox: Sandbox) -> None:
-    await sandbox.sh("true")
-    inside = int(await sandbox.sh("sudo sh -c 'echo $PPID'"))
-    before = sandbox.session._agent.pid
+def test_a_user_can_neither_kill_nor_trace_nor_read_the_agent(sandbox: Sandbox) -> None:
+    agent = "sudo sh -c 'echo $PPID'"
+    inside = int(sandbox.commands.run(agent).stdout)
     probe = (
         "import ctypes, os, signal\n"
         "pids = [int(n) for n in os.listdir('/proc') if n.isdigit() and os.stat('/proc/' + n).st_uid != 1000]\n"
@@ -226,20 +234,36 @@ async def test_a_user_can_neither_kill_nor_trace_nor_read_the_agent(sandbox: San
         "    except OSError: pass\n"
         "os.kill(-1, 15)\n"
     )
-    outcome = await sandbox.run("python", "-c", probe)
-    assert outcome.stdout == "", outcome
-    assert sandbox.session._agent.pid == before
-    assert await sandbox.sh("id -un") == "user"
+    sandbox.files.write("probe.py", probe)
+    assert sandbox.commands.run("exec python probe.py 2>&1").stdout == ""
+    assert int(sandbox.commands.run(agent).stdout) == inside
+    assert sandbox.commands.run("id -un").stdout == "user\n"
 
 
-async def test_its_children_have_nothing_of_it(sandbox: Sandbox) -> None:
+def test_its_children_have_nothing_of_it(sandbox: Sandbox) -> None:
     """No descriptor, no capability, no environment of the agent's comes to what it starts."""
-    async with sandbox.agent.open_read("/tmp/vault/secret", "root"):
+
+    def said(command: str, user: str = "user") -> str:
+        return sandbox.commands.run(command, user=user).stdout
+
+    sandbox.commands.run("truncate -s 100M /tmp/vault/big", user="root")
+    with sandbox.files.read("/tmp/vault/big", "stream", user="root") as held:
+        next(held)
         for user in ("user", "root"):
-            assert await sandbox.sh("ls /proc/self/fd | wc -w", user=user) in ("4", "5")
-    status = await sandbox.sh("grep -E 'Cap|NoNewPrivs' /proc/self/status")
+            assert said("ls /proc/self/fd | wc -w", user).strip() in ("4", "5")
+    status = said("grep -E 'Cap|NoNewPrivs' /proc/self/status")
     assert set(status.split()[1::2]) == {"0" * 16, "1"}
-    assert "RAY" not in await sandbox.sh("env; cat /proc/$PPID/environ 2>/dev/null || true")
+    assert "RAY" not in said("env; cat /proc/$PPID/environ 2>/dev/null || true")
+
+
+# ---- on its wire, which nobody inside can reach: without the pool, whose gateway is well ----
+
+
+@pytest.fixture
+async def agent_alone(session: OpenSession, others_served: None) -> WithoutPool:
+    alone = WithoutPool(await session())
+    await alone.sh(PREPARE, user="root")
+    return alone
 
 
 OPERATIONS = [
@@ -254,14 +278,15 @@ THINGS: list[Any] = [None, 0, -1, 1 << 70, 1.5, "", "x", "/", "\0", "\ud800", []
 SPEC_KEYS = ["command", "arguments", "environment", "cwd", "pty", "tag", "timeout_s", "user", "stdin"]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(6))
-async def test_noise_on_its_wire(sandbox: Sandbox, seed: int) -> None:
+async def test_noise_on_its_wire(agent_alone: WithoutPool, seed: int) -> None:
     """Nobody inside can reach it; but a gateway that is not well must not bring it down either."""
     chance = random.Random(seed)
-    before = await sandbox.agent.stat("/tmp/public", "user")
-    pid = sandbox.session._agent.pid
+    before = await agent_alone.agent.stat("/tmp/public", "user")
+    pid = agent_alone.session._agent.pid
     for _ in range(150):
-        sock = await sandbox.session.agent_connection()
+        sock = await agent_alone.session.agent_connection()
         with sock, contextlib.suppress(OSError):
             sock.settimeout(5)
             header: dict[str, Any] = {"op": chance.choice(OPERATIONS), "user": "user"}
@@ -275,38 +300,40 @@ async def test_noise_on_its_wire(sandbox: Sandbox, seed: int) -> None:
             sock.shutdown(socket.SHUT_WR)
             while await asyncio.to_thread(sock.recv, 65536):
                 pass
-    assert await sandbox.agent.stat("/tmp/public", "user") == before
-    assert sandbox.session._agent.pid == pid
-    await intact(sandbox)
+    assert await agent_alone.agent.stat("/tmp/public", "user") == before
+    assert agent_alone.session._agent.pid == pid
+    is_intact(await agent_alone.sh(LOOK, user="root"))
 
 
-async def test_connections_that_say_nothing_are_bounded(sandbox: Sandbox) -> None:
+@pytest.mark.anyio
+async def test_connections_that_say_nothing_are_bounded(agent_alone: WithoutPool) -> None:
     with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(await sandbox.session.agent_connection()) for _ in range(1100)]
+        silent = [stack.enter_context(await agent_alone.session.agent_connection()) for _ in range(1100)]
         assert len(silent) == 1100
         with pytest.raises(AgentError) as caught:
-            await sandbox.agent.stat("", "user")
+            await agent_alone.agent.stat("", "user")
         assert caught.value.code == "resource_exhausted"
     async with asyncio.timeout(5):
         while True:
             with contextlib.suppress(AgentError):
-                await sandbox.agent.stat("", "user")
+                await agent_alone.agent.stat("", "user")
                 break
 
 
+@pytest.mark.anyio
 async def test_an_agent_that_does_not_listen_holds_nobody_for_ever(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    agent_alone: WithoutPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raybox_actors.agent.process.HAND_OVER_LIMIT_S", 0.1)
-    await sandbox.agent.stat("", "user")
-    pid = sandbox.session._agent.pid
+    await agent_alone.agent.stat("", "user")
+    pid = agent_alone.session._agent.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     silent: list[socket.socket] = []
 
     async def knock() -> None:
         while len(silent) < 5000:
-            silent.append(await sandbox.session.agent_connection())
+            silent.append(await agent_alone.session.agent_connection())
 
     with pytest.raises(AgentError) as caught:
         await knock()
@@ -314,5 +341,5 @@ async def test_an_agent_that_does_not_listen_holds_nobody_for_ever(
     for sock in silent:
         sock.close()
     os.kill(pid, signal.SIGKILL)
-    await eventually(lambda: sandbox.session._agent.pid is None)
-    assert await sandbox.agent.stat("", "user")
+    await eventually(lambda: agent_alone.session._agent.pid is None)
+    assert await agent_alone.agent.stat("", "user")

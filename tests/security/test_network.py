@@ -118,6 +118,7 @@ async def sandbox(
     base_options: SessionOptions,  # noqa: F811
     run_folder: Path,  # noqa: F811
     around: World,
+    others_served: None,
 ) -> AsyncIterator[OpenSandbox]:
     """Opens sandboxes with a network, whose way out leads into the world of the test."""
     hosts: list[EgressHost] = []

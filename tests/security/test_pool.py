@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,19 +20,14 @@ from tests.support.wait import wait_until
 pytestmark = [pytest.mark.pool]
 
 CYCLES = 12
+#: So that memory and disk are soon full.
+SMALL = {"raybox.cpus": "0.5", "raybox.memory_mib": "128", "raybox.disk_mib": "64", "raybox.pids_max": "40"}
 
 
 @pytest.fixture(autouse=True)
 def _where(running_pool: RunningPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYBOX_URL", running_pool.url)
     monkeypatch.setenv("RAYBOX_API_KEY", running_pool.api_key)
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Any]:
-    made = raybox.Sandbox.create(timeout=120)
-    yield made
-    made.kill()
 
 
 def groups(pool: RunningPool) -> set[str]:
@@ -48,18 +41,19 @@ def serves(pool: RunningPool) -> None:
         assert other.run_code("20 + 2").text == "22"
 
 
-def test_out_of_memory_reaches_the_caller(sandbox: Any, running_pool: RunningPool) -> None:
-    sandbox.run_code("x = 1")
-    error = sandbox.run_code(ATTACKS["memory bomb"]).error
-    assert error.name == "OutOfMemory"
-    assert "state of the context is gone" in error.value
-    assert sandbox.run_code("1 + 1").text == "2"
+def test_out_of_memory_reaches_the_caller(running_pool: RunningPool) -> None:
+    with raybox.Sandbox.create(timeout=120, metadata=SMALL) as sandbox:
+        sandbox.run_code("x = 1")
+        error = sandbox.run_code(ATTACKS["memory bomb"]).error
+        assert error is not None
+        assert error.name == "OutOfMemory"
+        assert "state of the context is gone" in error.value
+        assert sandbox.run_code("1 + 1").text == "2"
     serves(running_pool)
 
 
 def test_a_creator_may_ask_for_less_and_not_for_more(running_pool: RunningPool) -> None:
-    wishes = {"raybox.cpus": "0.5", "raybox.memory_mib": "128", "raybox.disk_mib": "64", "raybox.pids_max": "40"}
-    with raybox.Sandbox.create(timeout=60, metadata=wishes) as small:
+    with raybox.Sandbox.create(timeout=60, metadata=SMALL) as small:
         info = small.get_info()
         assert (info.cpu_count, info.memory_mb) == (1, 128)
         assert small.run_code("import os; os.statvfs('/').f_blocks * os.statvfs('/').f_frsize >> 20").text == "64"
@@ -116,7 +110,7 @@ def test_cycles_of_attacks_leave_the_node_as_it_was(running_pool: RunningPool) -
     before = look()
     for _ in range(CYCLES):
         name = chosen.choice(sorted(ATTACKS))
-        sandbox = raybox.Sandbox.create(timeout=60)
+        sandbox = raybox.Sandbox.create(timeout=60, metadata=SMALL)
         with contextlib.suppress(raybox.TimeoutException):  # the cell may outlive the call, and the sandbox ends it
             sandbox.run_code(ATTACKS[name], timeout=2)
         sandbox.kill()

@@ -2,90 +2,87 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
+import raybox
+from raybox_actors.contexts import TimeoutPolicy
 from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX
-from tests.actors.driving import eventually, inside, namespace_of
-from tests.security.conftest import Attacker, OpenSession
+from tests.actors.driving import inside, namespace_of
+from tests.security.conftest import Attacker, OpenAttacker, OpenSession
+from tests.support.components import parent
+from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = pytest.mark.pool
 
 
-async def test_only_the_sandbox_s_processes_are_seen(attacker: Attacker) -> None:
+def test_only_the_sandbox_s_processes_are_seen(attacker: Attacker) -> None:
     code = "import os; sorted(int(n) for n in os.listdir('/proc') if n.isdigit())"
-    seen = await attacker.value(code)
+    seen = attacker.value(code)
     assert seen[0] == 1
     assert len(seen) == 2
 
 
-async def test_processes_of_the_host_cannot_be_signalled(attacker: Attacker) -> None:
+def test_processes_of_the_host_cannot_be_signalled(attacker: Attacker) -> None:
     """By their numbers on the host, which mean nothing inside."""
     code = f"import os\ntry:\n    os.kill({os.getpid()}, 0)\nexcept OSError as error:\n    print(type(error).__name__)"
-    assert (await attacker.run(code)).text().strip() == "ProcessLookupError"
-    assert (await attacker.as_root(code))[1].strip() == "ProcessLookupError"
+    assert attacker.said(code) == "ProcessLookupError"
+    assert (attacker.as_root(code))[1].strip() == "ProcessLookupError"
 
 
-async def test_killing_everybody_reaches_the_sandbox_only(attacker: Attacker, session: OpenSession) -> None:
-    """kill(-1): the kernel itself goes, other sandboxes and the host stay."""
-    other = Attacker(await session())
-    await attacker.as_root("import os, signal; os.kill(-1, signal.SIGKILL)")
-    assert await attacker.value("2 + 2") == 4
-    assert await other.value("3 + 3") == 6
+def test_killing_everybody_reaches_the_sandbox_only(attacker: Attacker) -> None:
+    """kill(-1): kernel and agent go, other sandboxes and the host stay."""
+    attacker.run("x = 1")
+    with pytest.raises(raybox.SandboxException):
+        attacker.as_root("import os, signal; os.kill(-1, signal.SIGKILL)")
+    assert attacker.error("x")  # that its kernel is gone, or that it is another
+    assert attacker.value("2 + 2") == 4
+    assert attacker.as_root("print(3 + 3)") == (0, "6\n")
 
 
-async def test_pid_1_cannot_be_killed(attacker: Attacker) -> None:
+def test_pid_1_cannot_be_killed(attacker: Attacker) -> None:
     """It holds the sandbox; as user and as root, with every signal that has no handler there."""
-    assert "PermissionError" in await attacker.error("import os; os.kill(1, 9)")
-    status, said = await attacker.as_root("import os; os.kill(1, 9)")
+    assert "PermissionError" in attacker.error("import os; os.kill(1, 9)")
+    status, said = attacker.as_root("import os; os.kill(1, 9)")
     assert (status, "Operation not permitted" in said) == (1, True)
     assert Path(f"/proc/{attacker.first_pid}").exists()
 
 
-async def test_root_is_nobody_outside(attacker: Attacker) -> None:
+def test_root_is_nobody_outside(attacker: Attacker) -> None:
     """uid 0 inside is the first of the slot's host ids."""
-    process = asyncio.create_task(attacker.as_root("import time; time.sleep(2)"))
-    first = FIRST_HOST_ID + attacker.driver.session.options.slot * IDS_PER_SANDBOX
-    pid_namespace = namespace_of(attacker.first_pid)
-
-    def root_ids() -> set[int]:
-        found = set()
-        for pid in inside(pid_namespace):
-            if pid != attacker.first_pid:
-                found.add(Path(f"/proc/{pid}").stat().st_uid)
-        return found
-
-    await eventually(lambda: first in root_ids(), 5.0, root_ids)
-    await process
+    attacker.sandbox.commands.run("sleep 1000", user="root", background=True)
+    namespace = namespace_of(attacker.first_pid)
+    owners = {Path(f"/proc/{pid}").stat().st_uid for pid in inside(namespace) - {attacker.first_pid}}
+    assert FIRST_HOST_ID + attacker.slot * IDS_PER_SANDBOX in owners
+    assert not [uid for uid in owners if uid < FIRST_HOST_ID]
 
 
-async def test_root_has_only_what_it_needs(attacker: Attacker) -> None:
+def test_root_has_only_what_it_needs(attacker: Attacker) -> None:
     """No SYS_ADMIN, SYS_PTRACE, NET_ADMIN, MKNOD, SYS_RESOURCE or anything else that reaches beyond files and ids."""
-    _, said = await attacker.as_root("print([l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap')])")
+    _, said = attacker.as_root("print([l.split()[1] for l in open('/proc/self/status') if l.startswith('Cap')])")
     inheritable, permitted, effective, bounding, ambient = (int(word, 16) for word in eval(said))
     kept = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 29, 31))
     assert (inheritable | ambient, permitted, effective, bounding) == (0, kept, kept, kept)
 
 
-async def test_a_user_has_no_capability_and_cannot_become_root(attacker: Attacker) -> None:
+def test_a_user_has_no_capability_and_cannot_become_root(attacker: Attacker) -> None:
     code = "[l.split()[1].strip('0') for l in open('/proc/self/status') if l.startswith('Cap')]"
-    assert await attacker.value(code) == [""] * 5
+    assert attacker.value(code) == [""] * 5
     for call in ("setuid(0)", "setgid(0)", "setgroups([0])", "setreuid(0, 0)"):
-        assert "PermissionError" in await attacker.error(f"import os; os.{call}")
+        assert "PermissionError" in attacker.error(f"import os; os.{call}")
 
 
-async def test_namespaces_of_a_sandbox_are_not_its_own_to_rule(attacker: Attacker) -> None:
+def test_namespaces_of_a_sandbox_are_not_its_own_to_rule(attacker: Attacker) -> None:
     """Mounts, network and processes belong to the host's user namespace: root inside has no say in them."""
-    status, said = await attacker.as_root("import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)")
+    status, said = attacker.as_root("import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)")
     assert (status, "Operation not permitted" in said) == (1, True)
     code = "import subprocess; print(subprocess.run(['ip', 'link', 'set', 'lo', 'down']).returncode)"
-    assert (await attacker.as_root(code))[1].splitlines()[-1] != "0"
+    assert (attacker.as_root(code))[1].splitlines()[-1] != "0"
 
 
-async def test_environment_of_other_processes_holds_no_secret(attacker: Attacker) -> None:
+def test_environment_of_other_processes_holds_no_secret(attacker: Attacker) -> None:
     code = """
 import glob
 found = []
@@ -97,11 +94,11 @@ for path in glob.glob('/proc/[0-9]*/environ'):
     found += [word for word in (b'RAY_', b'TOKEN', b'API_KEY') if word in text]
 print(found)
 """
-    status, said = await attacker.as_root(code)
+    status, said = attacker.as_root(code)
     assert (status, said.strip()) == (0, "[]")
 
 
-async def test_a_process_on_its_way_in_cannot_be_robbed(attacker: Attacker) -> None:
+def test_a_process_on_its_way_in_cannot_be_robbed(attacker: Attacker) -> None:
     """A new kernel still has the zygote's descriptors while it enters. Who waits for it inside must not get them."""
     thief = """
 import ctypes, os, threading, time
@@ -128,21 +125,20 @@ def watch():
 thread = threading.Thread(target=watch, daemon=True)
 thread.start()
 """
-    await attacker.run(thief)
+    attacker.run(thief)
     for _ in range(10):
-        info = await attacker.driver.session.create_context(None, None)
-        await attacker.driver.session.remove_context(info.context_id)
-    await attacker.run("stop.append(1); thread.join()")
-    stolen = await attacker.value("sorted(set(stolen))")
+        attacker.sandbox.remove_code_context(attacker.sandbox.create_code_context())
+    attacker.run("stop.append(1); thread.join()")
+    stolen = attacker.value("sorted(set(stolen))")
     harmless = ("pipe:", "socket:", "anon_inode:[event", "/dev/null", "anon_inode:[pidfd]", "/memfd")
     assert not [name for name in stolen if "ns/" in name or name.startswith(("mnt:", "user:", "pid:", "/sys", "/proc"))]
     assert not [name for name in stolen if not name.startswith(harmless)]
 
 
-async def test_a_kernel_s_pages_do_not_hold_what_others_ran(session: OpenSession) -> None:
+def test_a_kernel_s_pages_do_not_hold_what_others_ran(attackers: OpenAttacker) -> None:
     """Kernels are forked from one zygote, never from each other. The search does not find its own pattern."""
-    one, two = Attacker(await session()), Attacker(await session())
-    await one.run("secret = 'S' + 'ECRET-of-one' * 3 * len('a'); words = [secret + str(n) for n in range(1000)]")
+    one, two = attackers(), attackers()
+    one.run("secret = 'S' + 'ECRET-of-one' * 3 * len('a'); words = [secret + str(n) for n in range(1000)]")
     code = """
 import re
 found = False
@@ -157,13 +153,12 @@ with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as memory:
                 pass
 found
 """
-    assert await one.value(code) is True  # what is there is found
-    assert await two.value(code) is False
+    assert one.value(code) is True  # what is there is found
+    assert two.value(code) is False
 
 
-async def test_daemons_end_with_their_sandbox(session: OpenSession) -> None:
+def test_daemons_end_with_their_sandbox(attacker: Attacker) -> None:
     """Double forks, sessions of their own, ignored signals: the pid namespace takes them all."""
-    attacker = Attacker(await session())
     namespace = namespace_of(attacker.first_pid)
     code = """
 import os, signal, time
@@ -176,44 +171,44 @@ for _ in range(5):
             os._exit(0)
         time.sleep(1000)
 """
-    await attacker.run(code)
-    await eventually(lambda: len(inside(namespace)) == 7, 5.0, lambda: inside(namespace))
-    await attacker.driver.session.close()
-    assert inside(namespace) == set()
+    attacker.run(code)
+    wait_until(lambda: len(inside(namespace)) == 7, 5.0, lambda: inside(namespace))
+    attacker.note()
+    attacker.sandbox.kill()
+    assert attacker.left() == []
 
 
+@pytest.mark.anyio
+@pytest.mark.usefixtures("others_served")
 async def test_a_cell_that_ignores_signals_is_ended_at_its_timeout(session: OpenSession) -> None:
-    from raybox_actors.contexts import TimeoutPolicy
-
-    attacker = Attacker(await session(timeouts=TimeoutPolicy(interrupt_grace_s=0.2)))
+    driver = await session(timeouts=TimeoutPolicy(interrupt_grace_s=0.2))
     code = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nwhile True: time.sleep(1)"
-    cell = await attacker.run(code, timeout_s=0.3)
+    cell = await driver.run(code, timeout_s=0.3)
     assert cell.error is not None
     assert cell.error[0] == "ExecutionTimeout"
-    assert await attacker.value("1 + 1") == 2
+    assert (await driver.run("1 + 1")).result == "2"
 
 
-async def test_killing_the_kernel_s_group_does_not_reach_the_zygote(attacker: Attacker, session: OpenSession) -> None:
+def test_killing_the_kernel_s_group_does_not_reach_the_zygote(attacker: Attacker) -> None:
     """Its parent is outside; inside, it has none."""
-    assert await attacker.value("import os; os.getppid()") == 0
-    await attacker.run("import os, signal; os.killpg(0, signal.SIGKILL)")
-    assert await attacker.value("1 + 1") == 2
-    assert await Attacker(await session()).value("1 + 1") == 2
+    assert attacker.value("import os; os.getppid()") == 0
+    attacker.run("import os, signal; os.killpg(0, signal.SIGKILL)")
+    assert attacker.value("1 + 1") == 2
 
 
-async def test_priority_is_below_the_actor_s_and_cannot_be_raised(attacker: Attacker) -> None:
-    assert await attacker.value("import os; os.nice(0)") > os.nice(0)
-    assert "PermissionError" in await attacker.error("import os; os.setpriority(os.PRIO_PROCESS, 0, -10)")
-    assert await attacker.value("int(open('/proc/self/oom_score_adj').read())") == 800
-    assert "PermissionError" in await attacker.error("open('/proc/self/oom_score_adj', 'wb', 0).write(b'-500')")
+def test_priority_is_below_the_actor_s_and_cannot_be_raised(attacker: Attacker) -> None:
+    assert attacker.value("import os; os.nice(0)") > os.getpriority(os.PRIO_PROCESS, parent(attacker.walls))
+    assert "PermissionError" in attacker.error("import os; os.setpriority(os.PRIO_PROCESS, 0, -10)")
+    assert attacker.value("int(open('/proc/self/oom_score_adj').read())") == 800
+    assert "PermissionError" in attacker.error("open('/proc/self/oom_score_adj', 'wb', 0).write(b'-500')")
 
 
-async def test_limits_of_a_process_cannot_be_raised(attacker: Attacker) -> None:
+def test_limits_of_a_process_cannot_be_raised(attacker: Attacker) -> None:
     code = "import resource as r; [r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_NOFILE)[1] <= 65_536]"
-    assert await attacker.value(code) == [(0, 0), True]
-    assert "ValueError" in await attacker.error("r.setrlimit(r.RLIMIT_CORE, (1, 1))")
+    assert attacker.value(code) == [(0, 0), True]
+    assert "ValueError" in attacker.error("r.setrlimit(r.RLIMIT_CORE, (1, 1))")
 
 
-async def test_signals_from_inside_do_not_reach_the_host_through_a_group(attacker: Attacker) -> None:
+def test_signals_from_inside_do_not_reach_the_host_through_a_group(attacker: Attacker) -> None:
     code = "import os, signal; os.getpgid(0) == os.getpid() and os.getsid(0) == os.getpid()"
-    assert await attacker.value(code) is True
+    assert attacker.value(code) is True

@@ -19,6 +19,7 @@ import ray._raylet
 import raybox
 from raybox_cluster import cli_state
 from raybox_cluster.ray_access import gcs_requires_token
+from tests.security.conftest import Others
 from tests.support.components import GATEWAY, MANAGER, NODE_AGENT, command_line, pid_of
 from tests.support.listeners import Listener, accepts, listeners, own_addresses
 from tests.support.pool import RunningPool, processes_of
@@ -54,6 +55,12 @@ for host in {hosts!r}:
         else:
             print(host, port)
 """
+
+
+@pytest.fixture(autouse=True)
+def _others_are_served(others: Others) -> Iterator[None]:
+    yield
+    others.are_served()
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +193,7 @@ def test_unix_sockets(name: str, session: Path, inside: Inside) -> None:
 
 
 def test_sockets_of_the_node_agent(running_pool: RunningPool, inside: Inside) -> None:
-    paths = list(Path(f"/run/raybox/{running_pool.name}").glob("*.sock"))
+    paths = list(Path(f"/run/raybox/{running_pool.name}").rglob("*.sock"))
     assert paths
     for path in paths:
         assert stat.S_ISSOCK(path.stat().st_mode)

@@ -38,15 +38,17 @@ def zygote_pid(pool: RunningPool) -> int:
     raise AssertionError("no zygote")
 
 
-def walls_of(pool: RunningPool, sandbox_id: str) -> int:
-    """The outermost process of a sandbox's walls."""
+def host_slot_of(sandbox_id: str) -> int:
+    """The number that its host ids, its mark and its cgroup go by."""
     address = parse(sandbox_id)
     assert address is not None
-    found = [
-        pid
-        for pid, mark in wall_marks().items()
-        if mark.startswith(f"{pool.name}:{host_slot(address.node, address.slot)}:")
-    ]
+    return host_slot(address.node, address.slot)
+
+
+def walls_of(pool: RunningPool, sandbox_id: str) -> int:
+    """The outermost process of a sandbox's walls."""
+    prefix = f"{pool.name}:{host_slot_of(sandbox_id)}:"
+    found = [pid for pid, mark in wall_marks().items() if mark.startswith(prefix)]
     assert found, (sandbox_id, wall_marks())
     return min(found, key=lambda pid: parent(pid) in found)
 

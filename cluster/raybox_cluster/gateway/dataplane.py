@@ -42,6 +42,8 @@ class DataPlane:
                 await self._ports.http(target, headers, scope, receive, watched)
             elif scope["path"] == "/execute" and scope["method"] == "POST":
                 await self._executions.execute(target.sandbox_id, headers, receive, send)
+            elif scope["path"].startswith("/executions/"):
+                await self._executions.existing(target.sandbox_id, scope, receive, watched)
             else:
                 response = await self._interpreter(target.sandbox_id, scope["method"], scope["path"], headers, receive)
                 await response(scope, receive, watched)

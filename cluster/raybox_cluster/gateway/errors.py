@@ -22,8 +22,10 @@ from .signatures import AccessDenied
 STATUS: dict[type[RayboxError], int] = {
     errors.RayboxError: 500,
     errors.BadRequest: 400,
+    errors.Conflict: 409,
     errors.Unauthenticated: 401,
     errors.NotFound: 404,
+    errors.ExecutionForgotten: 410,
     errors.SandboxLost: 404,  # gone is not found; `cause` says more
     errors.NoCapacity: 503,
     errors.SlotTaken: 503,
@@ -151,7 +153,7 @@ def interpreter_response(sandbox_id: str, error: RayboxError) -> Response:
         return gone_response(sandbox_id, error)
     if isinstance(error, Forbidden):
         return gateway_response(sandbox_id, error)
-    text = f"{error.what.capitalize()} {error.name} not found" if isinstance(error, NotFound) else str(error)
+    text = f"{error.what.capitalize()} {error.name} not found" if type(error) is NotFound else str(error)
     traits = {
         f"x-raybox-{name.replace('_', '-')}": str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in _traits(error).items()

@@ -1,4 +1,4 @@
-"""POST /execute on port 49999: run one cell and stream its events.
+"""POST /execute on port 49999: run one cell and stream its events. And /executions: those that were started so.
 
 The hottest path of the gateway, hence plain ASGI without framework or middleware.
 
@@ -12,14 +12,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from uuid import uuid4
 
-from raybox_actors.errors import RayboxError
-from raybox_actors.execute_request import MAX_EXECUTE_BODY_BYTES, parse_execute
+from starlette.responses import Response
+
+from raybox_actors.errors import NotFound, RayboxError
+from raybox_actors.execute_request import (
+    MAX_EXECUTE_BODY_BYTES,
+    event_number,
+    is_execution_id,
+    parse_execute,
+    parse_on_disconnect,
+)
+from raybox_actors.executions import new_execution_id
 from raybox_actors.values import EventBatch
 
-from .asgi import ClientGone, Headers, Receive, Send, StreamAborted, read_body, wait_until_gone
+from .asgi import (
+    ClientGone,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    StreamAborted,
+    read_body,
+    text_response,
+    wait_until_gone,
+)
 from .backend import Backend
+from .metrics import query_of
+from .routes_envd import require_running
 from .wire import KEEPALIVE_LINE
 
 logger = logging.getLogger(__name__)
@@ -29,6 +49,8 @@ logger = logging.getLogger(__name__)
 HEADERS_WITHIN_S = 20.0
 #: How long an interrupted client's cell may take to be started before it is left to the sandbox to notice.
 INTERRUPT_WITHIN_S = 60.0
+#: How long who attaches to an execution waits for its next event before the headers go out.
+FIRST_EVENTS_S = 0.05
 
 
 class Executions:
@@ -43,10 +65,53 @@ class Executions:
     async def execute(self, sandbox_id: str, headers: Headers, receive: Receive, send: Send) -> None:
         """Raises RayboxError (as long as nothing was sent), StreamAborted (after that) and ClientGone."""
         body = await read_body(receive, headers, MAX_EXECUTE_BODY_BYTES)
-        request = parse_execute(body, headers, uuid4().hex)
+        request = parse_execute(body, headers, new_execution_id())
+        start = _call(self._backend.execute(sandbox_id, request))
+        over = False
+        try:
+            await self._stream(sandbox_id, request.execution_id, start, receive, send)
+            over = True
+        except (RayboxError, StreamAborted) as error:
+            cause = error if isinstance(error, RayboxError) else error.__cause__
+            # After a fault of ours nobody knows whether the cell still runs.
+            over = isinstance(cause, RayboxError) and cause.kind != "internal"
+            raise
+        finally:
+            if not over and parse_on_disconnect(headers) == "interrupt":
+                self._interrupt(sandbox_id, request.execution_id, start)
+
+    async def existing(self, sandbox_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """/executions/{id}/events?from=N, /executions/{id}/interrupt. Raises as `execute` does."""
+        match scope["path"].split("/")[2:], scope["method"]:
+            case [execution_id, "events"], "GET":
+                first = event_number("from", query_of(scope["query_string"]).get("from", "0"))
+                await self._events(sandbox_id, _checked(execution_id), first, receive, send)
+                return
+            case [execution_id, "interrupt"], "POST":
+                await self._backend.interrupt(sandbox_id, _checked(execution_id))
+                response = Response(status_code=204)
+            case [_, "events" | "interrupt" as what], _:
+                await require_running(self._backend, sandbox_id)
+                response = text_response(405, "Method Not Allowed", {"allow": "GET" if what == "events" else "POST"})
+            case _:
+                await require_running(self._backend, sandbox_id)
+                response = text_response(404, "Not Found")
+        await response(scope, receive, send)
+
+    async def _events(self, sandbox_id: str, execution_id: str, first: int, receive: Receive, send: Send) -> None:
+        start = _call(self._backend.poll(sandbox_id, execution_id, first, FIRST_EVENTS_S))
+        try:
+            await self._stream(sandbox_id, execution_id, start, receive, send)
+        finally:
+            start.cancel()
+
+    async def _stream(
+        self, sandbox_id: str, execution_id: str, start: asyncio.Future[EventBatch], receive: Receive, send: Send
+    ) -> None:
+        """From what `start` brings to the last event; `start` itself is left alone when the client leaves."""
         gone = asyncio.create_task(wait_until_gone(receive))
-        start = call = _call(self._backend.execute(sandbox_id, request))
-        over = started = False
+        call = start
+        started = False
         patience_s = self._headers_within_s
         try:
             while True:
@@ -57,12 +122,11 @@ class Executions:
                 if not started:
                     started = True
                     patience_s = 2 * self._keepalive_s
-                    await send(_start(request.execution_id))
+                    await send(_start(execution_id))
                 if batch is None:  # the backend takes longer than it promised
                     await send(_chunk(KEEPALIVE_LINE))
                     continue
                 if batch.done:
-                    over = True
                     await send({"type": "http.response.body", "body": batch.lines, "more_body": False})
                     return
                 if batch.lines:
@@ -71,7 +135,6 @@ class Executions:
                     await send(_chunk(KEEPALIVE_LINE))
                 call = _call(self._next(sandbox_id, batch))
         except RayboxError as error:
-            over = error.kind != "internal"  # after a fault of ours nobody knows whether the cell still runs
             if started:
                 raise StreamAborted(str(error)) from error
             raise
@@ -79,8 +142,6 @@ class Executions:
             gone.cancel()
             if call is not start:
                 call.cancel()
-            if not over:
-                self._interrupt(sandbox_id, request.execution_id, start)
 
     async def _next(self, sandbox_id: str, batch: EventBatch) -> EventBatch:
         after = batch.first_seq + batch.count
@@ -114,6 +175,12 @@ class Executions:
             logger.debug("execution %s is not there to be interrupted: %s", execution_id, error)
         except Exception:
             logger.exception("execution %s could not be interrupted", execution_id)
+
+
+def _checked(execution_id: str) -> str:
+    if not is_execution_id(execution_id):
+        raise NotFound("execution", execution_id[:64])
+    return execution_id
 
 
 def _call(coroutine: Coroutine[object, object, EventBatch]) -> asyncio.Future[EventBatch]:

@@ -230,12 +230,14 @@ class MemoryBackend:
             task = asyncio.create_task(run.play(self.scripts.get(request.code, two)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await run.wait(0, FIRST_EVENTS_S)
-        return run.batch(0)
+        await run.wait(request.from_event, FIRST_EVENTS_S)
+        return run.batch(request.from_event)
 
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         self._called("poll")
-        run = self.runs[execution_id]
+        self._sandbox(sandbox_id)
+        if (run := self.runs.get(execution_id)) is None:
+            raise NotFound("execution", execution_id)
         run.polled.set()
         await run.wait(after_seq, wait_s)
         return run.batch(after_seq)

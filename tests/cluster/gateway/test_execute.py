@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from raybox_actors.errors import InternalError, NotFound, SandboxLost
+from raybox_actors.errors import Conflict, ExecutionForgotten, InternalError, NotFound, RayboxError, SandboxLost
 from raybox_cluster.gateway.asgi import StreamAborted
 from raybox_cluster.gateway.routes_execute import Executions
 from tests.cluster.gateway.conftest import KEEPALIVE_S, Gateway
@@ -86,7 +86,7 @@ async def test_the_request_reaches_the_sandbox_as_it_was_meant(gateway: Gateway)
     assert (first.language, first.env_vars, first.timeout_s) == (None, {"A": "b"}, 2.5)
     assert first.interrupt_if_unobserved
     assert (second.language, second.context_id, second.env_vars, second.timeout_s) == ("js", None, {}, None)
-    assert len(second.execution_id) == 32
+    assert second.execution_id.startswith("auto-")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,21 @@ async def test_the_request_reaches_the_sandbox_as_it_was_meant(gateway: Gateway)
             {"code": "1"},
             {"X-Raybox-Execution-Id": "a b"},
             "X-Raybox-Execution-Id must match [A-Za-z0-9_-]{1,64}",
+        ),
+        (
+            {"code": "1"},
+            {"X-Raybox-Execution-Id": "auto-1"},
+            "X-Raybox-Execution-Id: ids that begin with auto- are the server's own",
+        ),
+        (
+            {"code": "1"},
+            {"X-Raybox-On-Disconnect": "never"},
+            "X-Raybox-On-Disconnect must be one of interrupt, wait, continue",
+        ),
+        (
+            {"code": "1"},
+            {"X-Raybox-From-Event": "-1"},
+            "X-Raybox-From-Event must be the number of an event: at most 15 digits",
         ),
         (
             {"code": "1"},
@@ -295,3 +310,103 @@ async def test_an_abort_is_raised_through_the_server(gateway: Gateway) -> None:
     run.fail(SandboxLost(info.sandbox_id, "node_lost"))
     with pytest.raises((StreamAborted, SandboxLost)):
         await asyncio.wait_for(task, WITHIN_S)
+
+
+# --- executions that exist -------------------------------------------------------------------------------------------
+
+
+async def five(run: Run) -> None:
+    for number in range(5):
+        run.emit("stdout", text=str(number), timestamp=0)
+
+
+async def test_events_are_replayed_from_any_number_on(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    gateway.backend.scripts["five"] = five
+    body, named = {"code": "five"}, {"X-Raybox-Execution-Id": "e"}
+    original = await gateway.on_port(CODE, info.sandbox_id, "POST", "/execute", json=body, headers=named)
+    lines = original.content.splitlines(keepends=True)
+    assert len(lines) == 6
+    for first in range(7):
+        path = f"/executions/e/events?from={first}"
+        replay = await gateway.on_port(CODE, info.sandbox_id, "GET", path)
+        assert (replay.status_code, replay.headers["x-raybox-execution-id"]) == (200, "e")
+        assert replay.content == b"".join(lines[first:])
+        again = named | {"X-Raybox-From-Event": str(first)}
+        repeat = await gateway.on_port(CODE, info.sandbox_id, "POST", "/execute", json=body, headers=again)
+        assert repeat.content == replay.content
+    assert len(gateway.backend.runs) == 1
+
+
+async def test_who_attaches_sees_what_happens_next_and_leaves_without_a_trace(gateway: Gateway) -> None:
+    info = await gateway.sandbox()
+    gateway.backend.scripts["talking"] = until_interrupted
+    named = {"X-Raybox-Execution-Id": "e"}
+    post = gateway.on_port(CODE, info.sandbox_id, "POST", "/execute", json={"code": "talking"}, headers=named)
+    runner = asyncio.create_task(post)
+    run = await next_run(gateway)
+    routing = {"E2b-Sandbox-Id": info.sandbox_id, "E2b-Sandbox-Port": str(CODE)}
+    async with gateway.client.stream("GET", "/executions/e/events", headers=routing) as watching:
+        lines = watching.aiter_lines()
+        async with asyncio.timeout(WITHIN_S):
+            assert "number_of_executions" in await anext(lines)
+            assert "keepalive" in await anext(lines)
+            run.emit("stdout", text="next", timestamp=0)
+            assert "next" in await anext(line async for line in lines if "keepalive" not in line)
+    assert gateway.backend.interrupts.empty()
+    interrupt = await gateway.on_port(CODE, info.sandbox_id, "POST", "/executions/e/interrupt")
+    assert (interrupt.status_code, interrupt.content) == (204, b"")
+    assert await next_interrupt(gateway) == "e"
+    assert b"end_of_execution" in (await asyncio.wait_for(runner, WITHIN_S)).content
+
+
+@pytest.mark.parametrize("choice", ["wait", "continue"])
+async def test_a_client_may_leave_its_cell_running(gateway: Gateway, choice: str) -> None:
+    received: asyncio.Queue[Message] = asyncio.Queue()
+    received.put_nowait({"type": "http.request", "body": b'{"code": "silent"}'})
+    sent: asyncio.Queue[Message] = asyncio.Queue()
+    gateway.backend.scripts["silent"] = silent
+    info = await gateway.sandbox()
+    executions = Executions(gateway.backend, keepalive_s=3600)
+    headers = {b"x-raybox-on-disconnect": choice.encode()}
+    task = asyncio.create_task(executions.execute(info.sandbox_id, headers, received.get, sent.put))
+    run = await next_run(gateway)
+    await asyncio.wait_for(run.polled.wait(), WITHIN_S)
+    received.put_nowait({"type": "http.disconnect"})
+    await asyncio.wait((task,), timeout=WITHIN_S)
+    assert type(task.exception()).__name__ == "ClientGone"
+    assert not executions._interrupts
+    assert run.request.interrupt_if_unobserved == (choice == "wait")
+    run.interrupted.set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/executions/nope/events", 404, "Execution nope not found"),
+        ("GET", "/executions/a%20b/events", 404, "Execution a b not found"),
+        ("GET", "/executions/e/events?from=x", 400, "from must be the number of an event: at most 15 digits"),
+        ("POST", "/executions/e/events", 405, "Method Not Allowed"),
+        ("GET", "/executions/e/interrupt", 405, "Method Not Allowed"),
+        ("GET", "/executions/e", 404, "Not Found"),
+    ],
+)
+async def test_what_is_no_execution(gateway: Gateway, method: str, path: str, status: int, text: str) -> None:
+    info = await gateway.sandbox()
+    response = await gateway.on_port(CODE, info.sandbox_id, method, path)
+    assert (response.status_code, response.text) == (status, text)
+    assert (await gateway.on_port(CODE, "gone", method, path)).status_code in (502, status)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [(Conflict("of other code"), 409, "bad_request"), (ExecutionForgotten("e"), 410, "not_found")],
+)
+async def test_an_id_that_was_used_is_refused(gateway: Gateway, error: RayboxError, status: int, kind: str) -> None:
+    info = await gateway.sandbox()
+    gateway.backend.fail_with = error
+    named = {"X-Raybox-Execution-Id": "e"}
+    answer = await gateway.on_port(CODE, info.sandbox_id, "POST", "/execute", json={"code": ""}, headers=named)
+    assert (answer.status_code, answer.text, answer.headers["x-raybox-kind"]) == (status, str(error), kind)
+    assert answer.headers["x-raybox-retryable"] == "false"
+    assert gateway.backend.interrupts.empty()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 import raybox_actors.errors
 from raybox_actors.agent.errors import AgentError
-from raybox_actors.errors import NoCapacity, NotFound, RayboxError, SandboxLost
+from raybox_actors.errors import ExecutionForgotten, NoCapacity, NotFound, RayboxError, SandboxLost
 from raybox_actors.values import CreateRequest
 from raybox_cluster.gateway.app import create_app
 from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key, new_key
@@ -36,7 +36,7 @@ def subclasses(cls: type[RayboxError]) -> Iterator[type[RayboxError]]:
 
 
 def one(cls: type[RayboxError]) -> RayboxError:
-    if issubclass(cls, TemplateNotFound):
+    if issubclass(cls, TemplateNotFound | ExecutionForgotten):
         return cls("x")
     if issubclass(cls, NotFound):
         return cls("sandbox", "abc")

@@ -1,0 +1,80 @@
+"""Following an execution to its end, over as many connections as it takes. Its twin is `_follow_async.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import _responses, _transport
+from ._channel_sync import Channel
+from ._errors import RayboxError
+from ._models import Execution
+from ._reattach import Reattaching
+from ._requests import Request
+from ._responses import Reply, TransportFailure
+from ._run import Run
+
+if TYPE_CHECKING:
+    from ._http import Stream
+
+
+def follow(
+    channel: Channel,
+    ask: Callable[[int], Request],
+    run: Run,
+    reattaching: Reattaching | None = None,
+    interrupt: Request | None = None,
+) -> Execution:
+    """The execution once it has ended. Raises what its failure means, and what a callback raises.
+
+    ask: gives the request for its events from a number on. reattaching: how patiently to ask again when a connection is
+    lost; None: not at all. interrupt: sent when the call ends before the execution does.
+    """
+    try:
+        while True:
+            request = ask(run.next_event)
+            failure: TransportFailure | RayboxError
+            try:
+                stream = _opened(request if reattaching is None else reattaching.rest(request))
+            except (TransportFailure, RayboxError) as error:
+                failure = error
+            else:
+                try:
+                    while not run.ended:
+                        try:
+                            if not (data := stream.read()):
+                                raise TransportFailure("broken", "it ended without an end_of_execution event")
+                        except TransportFailure as error:
+                            failure = error
+                            break
+                        for handler, value in run.feed(data):
+                            handler(value)
+                    else:
+                        stream.finish()
+                        return run.execution
+                finally:
+                    stream.close()
+            delay_s = None if reattaching is None else reattaching.delay_s(failure, run.next_event)
+            if delay_s is None:
+                if isinstance(failure, RayboxError):
+                    raise failure
+                raise channel.explain(request, failure) from failure
+            time.sleep(delay_s)
+            run.reconnect()
+    finally:
+        if interrupt is not None and not run.ended:
+            with contextlib.suppress(RayboxError):  # or else the server does it, a while after nobody listens
+                channel.send(interrupt)
+
+
+def _opened(request: Request) -> Stream:
+    stream = _transport.open_stream(request)
+    if stream.status == 200:
+        return stream
+    try:
+        reply = Reply(stream.status, stream.headers, _transport.read_all(stream))
+    finally:
+        stream.close()
+    raise _responses.error_of(request, reply)
