@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from raybox_actors.errors import (
@@ -77,6 +78,11 @@ class _Held:
     fault: RayboxError | None = field(default=None)
 
 
+#: What happened, for the schedule to be told at a moment. Not told where it happens: what follows must be carried out
+#: in the order in which the schedule hears.
+Said = Callable[[float], list[Instruction]]
+
+
 class Batch:
     """One batch. Iterate over `results` once; leaving it early ends all that runs, before it returns."""
 
@@ -131,12 +137,12 @@ class Batch:
                 for task in done:
                     worker = self._tasks.pop(task)
                     self._runs.pop(worker, None)
-                    self._carry_out(task.result())
+                    self._carry_out(task.result()(time.monotonic()))
                 self._carry_out(self._schedule.look(time.monotonic()))
         finally:
             await self._end()
 
-    def _begin(self, about: int, work: Coroutine[Any, Any, list[Instruction]]) -> None:
+    def _begin(self, about: int, work: Coroutine[Any, Any, Said]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = about
         if about >= 0:
@@ -165,19 +171,18 @@ class Batch:
         error = held.fault or self._refusal if verdict == "infrastructure" else None
         return Result(index, held.entry.name, verdict or "infrastructure", attempts, None, error)
 
-    async def _next_item(self) -> list[Instruction]:
-        while True:
-            entry = await anext(self._items, None)
-            if entry is None:
-                return self._schedule.input_ended()
-            index, self._taken = self._taken, self._taken + 1
-            if entry.request is not None:
-                self._held[index] = _Held(entry)
-                return self._schedule.took(index, time.monotonic())
-            self._ready.append(Result(index, entry.name, "invalid", 0, None, entry.refusal))
-            return []
+    async def _next_item(self) -> Said:
+        entry = await anext(self._items, None)
+        if entry is None:
+            return lambda _now_s: self._schedule.input_ended()
+        index, self._taken = self._taken, self._taken + 1
+        if entry.request is not None:
+            self._held[index] = _Held(entry)
+            return partial(self._schedule.took, index)
+        self._ready.append(Result(index, entry.name, "invalid", 0, None, entry.refusal))
+        return lambda _now_s: []
 
-    async def _start(self, worker: int) -> list[Instruction]:
+    async def _start(self, worker: int) -> Said:
         call = asyncio.ensure_future(self._backend.create(self._create))
         try:
             info = await asyncio.shield(call)
@@ -190,11 +195,11 @@ class Batch:
             self._refusal = error
             pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
             full = isinstance(error, (NoCapacity, LimitReached))
-            return self._schedule.worker_refused(worker, max(pause_s, PAUSE_S), time.monotonic(), full)
+            return partial(self._schedule.worker_refused, worker, max(pause_s, PAUSE_S), full)
         self._workers[worker] = _Worker(info.sandbox_id, time.monotonic() + self._create.timeout_s)
-        return self._schedule.worker_started(worker, time.monotonic())
+        return partial(self._schedule.worker_started, worker)
 
-    async def _run(self, worker: int, index: int, attempt: int) -> list[Instruction]:
+    async def _run(self, worker: int, index: int, attempt: int) -> Said:
         held, place = self._held[index], self._workers[worker]
         request = held.entry.request
         assert request is not None
@@ -222,8 +227,8 @@ class Batch:
             logger.exception("item %d", index)
             held.fault = InternalError(f"the item could not be run: {type(error).__name__}")
         if held.result is None:
-            return self._schedule.faulted(worker, time.monotonic())
-        return self._schedule.finished(worker, reusable, time.monotonic())
+            return partial(self._schedule.faulted, worker)
+        return partial(self._schedule.finished, worker, reusable)
 
     async def _prolong(self, worker: _Worker, item_s: float) -> None:
         """Its sandbox lives as long as the item may take, and some more."""

@@ -103,7 +103,7 @@ class Schedule:
         self._starved_since_s, self._failures = None, 0
         return self.look(now_s) + self._spare()
 
-    def worker_refused(self, worker: int, retry_after_s: float, now_s: float, full: bool) -> list[Instruction]:
+    def worker_refused(self, worker: int, retry_after_s: float, full: bool, now_s: float) -> list[Instruction]:
         """It could not be started. full: because there is no room, and not for another reason."""
         self._starting.discard(worker)
         self._failures += not full

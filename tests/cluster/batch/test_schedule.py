@@ -76,7 +76,7 @@ class Batches(RuleBasedStateMachine):
     def refuse(self, data: st.DataObject, full: bool) -> None:
         worker = data.draw(st.sampled_from(self.starting))
         self.starting.remove(worker)
-        self.carry_out(self.schedule.worker_refused(worker, 1.0, self.now_s, full))
+        self.carry_out(self.schedule.worker_refused(worker, 1.0, full, self.now_s))
 
     @precondition(lambda self: self.busy)
     @rule(data=st.data(), fault=st.booleans(), reusable=st.booleans())
@@ -155,11 +155,11 @@ def test_an_item_that_loses_its_sandbox_is_tried_so_often_and_no_more(most: int)
 def test_items_wait_for_the_first_sandbox_but_not_for_ever() -> None:
     schedule = Schedule(Rules(1, starved_s=10.0))
     schedule.took(0, 0.0)
-    assert schedule.worker_refused(0, 2.0, 0.0, full=True) == []
+    assert schedule.worker_refused(0, 2.0, True, 0.0) == []
     assert schedule.look(1.9) == [], "not before the pool said so"
     (start,) = schedule.look(2.0)
     assert isinstance(start, StartWorker)
-    assert schedule.worker_refused(start.worker, 2.0, 12.0, full=True) == [Emit(0, 0, "infrastructure")]
+    assert schedule.worker_refused(start.worker, 2.0, True, 12.0) == [Emit(0, 0, "infrastructure")]
 
 
 def test_a_fresh_sandbox_for_each_item() -> None:
