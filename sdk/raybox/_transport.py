@@ -22,6 +22,7 @@ from ._responses import (
 )
 
 if TYPE_CHECKING:
+    from ._duplex import DuplexStream
     from ._http import AsyncStream, Stream
 
 #: For callers that judge the status themselves.
@@ -71,6 +72,14 @@ async def open_stream_async(request: Request) -> AsyncStream:
             return stream
         await asyncio.sleep(delay_s)
         attempt, rest = attempt + 1, _rest_of(request, started_s)
+
+
+async def open_duplex(request: Request) -> DuplexStream:
+    """Send a request with an asynchronous body; gives its answer once that has begun, while the body is still being
+    sent. Raises TransportFailure."""
+    from . import _duplex
+
+    return await _duplex.open_duplex(request)
 
 
 def _fits(request: Request, started_s: float, delay_s: float) -> bool:
@@ -167,7 +176,7 @@ def read_all(stream: Stream) -> bytes:
     return b"".join(pieces)
 
 
-async def read_all_async(stream: AsyncStream) -> bytes:
+async def read_all_async(stream: AsyncStream | DuplexStream) -> bytes:
     """The body to its end. Raises TransportFailure, also when it is longer than MAX_REPLY_BYTES."""
     pieces, size = [], 0
     while piece := await stream.read():
