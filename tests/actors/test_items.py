@@ -59,7 +59,7 @@ libc.shmget(4711, 4096, 0o1666)
 libc.semget(4711, 1, 0o1666)
 libc.msgget(4711, 0o1666)
 os.environ["LEFT"] = "1"
-json.dumps = lambda *_: "patched"
+json.left = 1
 sys.modules["left"] = json
 signal.signal(signal.SIGTERM, lambda *_: None)
 os.chdir("/tmp")
@@ -94,7 +94,7 @@ seen = {
     "others": sorted(int(p) for p in os.listdir("/proc") if p.isdigit() and int(p) not in (1, os.getpid())),
     "ipc": [libc.shmget(4711, 0, 0) >= 0, libc.semget(4711, 0, 0) >= 0, libc.msgget(4711, 0) >= 0],
     "environment": os.environ.get("LEFT"),
-    "modules": "left" in sys.modules or json.dumps(1) != "1",
+    "modules": "left" in sys.modules or hasattr(json, "left"),
     "handler": signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL,
     "cwd": os.getcwd(),
     "threads": threading.active_count(),
@@ -171,9 +171,13 @@ sys.exit(7)
         ("import os; os._exit(300)", 44, ""),
         ("def f(): f()\nf()", 1, "RecursionError"),
         ("import sys; sys.stdout.write('\\udc80')", 1, "UnicodeEncodeError"),
-        ("import threading, time, sys\nthreading.Thread(target=lambda: time.sleep(.01) or print('x', file=sys.stderr)).start()", 0, "x"),
+        (
+            "import threading as t, os, time\nt.Thread(target=lambda: time.sleep(0.01) or os.write(2, b'x')).start()",
+            0,
+            "x",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_program_ends_as_python_ends_it(
     items: Items, code: str, exit_code: int, said: str, imports: str
 ) -> None:

@@ -183,6 +183,18 @@ class Batch:
         return lambda _now_s: []
 
     async def _start(self, worker: int) -> Said:
+        try:
+            place = await self._new_place()
+        except RayboxError as error:
+            self._refusal = error
+            pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
+            full = isinstance(error, (NoCapacity, LimitReached))
+            return partial(self._schedule.worker_refused, worker, max(pause_s, PAUSE_S), full)
+        self._workers[worker] = place
+        return partial(self._schedule.worker_started, worker)
+
+    async def _new_place(self) -> _Worker:
+        """Cancellation leaves none. Raises what `Backend.create` raises."""
         call = asyncio.ensure_future(self._backend.create(self._create))
         try:
             info = await asyncio.shield(call)
@@ -191,21 +203,15 @@ class Batch:
             self._lingering.add(abandoned)
             abandoned.add_done_callback(self._lingering.discard)
             raise
-        except RayboxError as error:
-            self._refusal = error
-            pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
-            full = isinstance(error, (NoCapacity, LimitReached))
-            return partial(self._schedule.worker_refused, worker, max(pause_s, PAUSE_S), full)
-        self._workers[worker] = _Worker(info.sandbox_id, time.monotonic() + self._create.timeout_s)
-        return partial(self._schedule.worker_started, worker)
+        return _Worker(info.sandbox_id, time.monotonic() + self._create.timeout_s)
 
     async def _run(self, worker: int, index: int, attempt: int) -> Said:
-        held, place = self._held[index], self._workers[worker]
+        held = self._held[index]
         request = held.entry.request
         assert request is not None
         reusable = True
         try:
-            await self._prolong(place, request.timeout_s)
+            place = await self._lasting(worker, request.timeout_s)
             async with asyncio.timeout(request.timeout_s + GRACE_S):
                 asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
                 outcome = await self._backend.run_item(place.sandbox_id, asked)
@@ -230,13 +236,16 @@ class Batch:
             return partial(self._schedule.faulted, worker)
         return partial(self._schedule.finished, worker, reusable)
 
-    async def _prolong(self, worker: _Worker, item_s: float) -> None:
-        """Its sandbox lives as long as the item may take, and some more."""
-        now_s = time.monotonic()
-        if worker.ends_at_s - now_s < item_s + LEASE_S / 2:
+    async def _lasting(self, worker: int, item_s: float) -> _Worker:
+        """Its sandbox, which lives as long as the item may take, and some more."""
+        place, now_s = self._workers[worker], time.monotonic()
+        if place.ends_at_s <= now_s:  # nothing was to do for long, and its time was up
+            place = self._workers[worker] = await self._new_place()
+        if place.ends_at_s - now_s < item_s + LEASE_S / 2:
             lifetime_s = min(item_s + 2 * LEASE_S, self._max_timeout_s)
-            await self._backend.set_timeout(worker.sandbox_id, lifetime_s)
-            worker.ends_at_s = now_s + lifetime_s
+            await self._backend.set_timeout(place.sandbox_id, lifetime_s)
+            place.ends_at_s = now_s + lifetime_s
+        return place
 
     async def _abandon(self, call: asyncio.Future[SandboxInfo]) -> None:
         """A creation that is cut off may yet succeed, and nobody would know the sandbox."""

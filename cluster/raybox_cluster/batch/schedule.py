@@ -17,6 +17,8 @@ Status = Literal[ItemStatus, "invalid", "deadline", "infrastructure"]
 #: Of the infrastructure, or of nobody: not to be scored.
 MASKED: frozenset[Status] = frozenset(("deadline", "infrastructure"))
 
+STARVED_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -24,7 +26,7 @@ class Rules:
     max_attempts: int = 3  #: of an item whose sandbox or node was lost
     fresh: bool = False  #: a sandbox for each item
     starts_at_once: int = 4  #: sandboxes that are asked for at the same time
-    starved_s: float = 60.0  #: for so long items wait for the first sandbox
+    starved_s: float = field(default_factory=lambda: STARVED_S)  #: for so long items wait for the first sandbox
 
 
 @dataclass(frozen=True, slots=True)

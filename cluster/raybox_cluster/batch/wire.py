@@ -101,7 +101,7 @@ def _item(fields: f.Json, options: BatchOptions) -> ItemRequest:
     code = f.text(fields, "code", MAX_LINE_BYTES)
     if code is None:
         raise BadRequest("code is required")
-    files = {name: _base64(f"files[{name[:64]!r}]", text) for name, text in f.mapping(fields, "files").items()}
+    files = {name: decode_base64(f"files[{name[:64]!r}]", text) for name, text in f.mapping(fields, "files").items()}
     if len(files) > MAX_FILES:
         raise BadRequest(f"files has more than {MAX_FILES} entries")
     fetch = fields.get("fetch") or []
@@ -153,16 +153,21 @@ def _seconds(fields: f.Json, name: str) -> float | None:
 def _stdin(fields: f.Json) -> bytes:
     """Text, or bytes as `stdin_base64`."""
     if (encoded := fields.get("stdin_base64")) is not None:
-        return _base64("stdin_base64", encoded)
+        return decode_base64("stdin_base64", encoded)
     return (f.text(fields, "stdin", MAX_LINE_BYTES) or "").encode()
 
 
-def _base64(name: str, value: object) -> bytes:
+def decode_base64(name: str, value: object) -> bytes:
+    """Of a field of this name. Raises BadRequest."""
     text = f.check_text(name, value, MAX_LINE_BYTES)
     try:
         return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
         raise BadRequest(f"{name} is not valid base64") from None
+
+
+def encode_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def started_line(max_in_flight: int) -> bytes:
@@ -188,7 +193,7 @@ def result_line(result: Result) -> bytes:
     if outcome.exit_code is not None:
         head["exit_code"] = outcome.exit_code
     if outcome.files:
-        head["files"] = {name: base64.b64encode(data).decode() for name, data in outcome.files.items()}
+        head["files"] = {name: encode_base64(data) for name, data in outcome.files.items()}
     events = b",".join(outcome.lines.splitlines())
     return b'%b,"events":[%b]}\n' % (_line(head)[:-2], events)
 

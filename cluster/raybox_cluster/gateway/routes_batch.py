@@ -74,7 +74,7 @@ class _Answer(Response):
     async def _answer(self, body: Body, send: Send) -> None:
         options = batch_wire.parse_options(await body.first())
         create = self._create_request(options)
-        in_flight = options.max_in_flight or await self._default_in_flight()
+        in_flight = options.max_in_flight or await default_in_flight(self._backend)
         batch = Batch(
             self._backend,
             create,
@@ -121,9 +121,11 @@ class _Answer(Response):
         fields = {"templateID": DEFAULT_TEMPLATE, **options.create, "timeout": int(lifetime_s)}
         return wire.create_of(fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s)
 
-    async def _default_in_flight(self) -> int:
-        capacity = (await self._backend.status()).capacity
-        return max(1, min(DEFAULT_IN_FLIGHT, (capacity + 1) // 2))
+
+async def default_in_flight(backend: Backend) -> int:
+    """How many items run at once, if the caller does not say."""
+    capacity = (await backend.status()).capacity
+    return max(1, min(DEFAULT_IN_FLIGHT, (capacity + 1) // 2))
 
 
 async def _next(results: AsyncIterator[Result]) -> Result | None:

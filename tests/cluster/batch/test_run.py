@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
@@ -11,6 +12,7 @@ from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, S
 from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
 from raybox_cluster.batch.run import Batch, Entry, Result
 from raybox_cluster.batch.schedule import Rules
+from raybox_cluster.batch.service import Service
 from tests.cluster.gateway.memory import MemoryBackend, succeed
 
 pytestmark = pytest.mark.anyio
@@ -194,3 +196,65 @@ async def test_who_leaves_while_a_sandbox_is_being_made_leaves_none(backend: Mem
     await asyncio.wait(lingering)
     assert len(backend.created) == 1
     assert not backend.live
+
+
+async def test_a_sandbox_whose_time_was_up_is_replaced(backend: MemoryBackend) -> None:
+    """Or a batch that has nothing to do for long would try its items on dead sandboxes."""
+
+    ran = asyncio.Event()
+
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        ran.set()
+        return await succeed(sandbox_id, item)
+
+    backend.run = run
+
+    async def items() -> AsyncIterator[Entry]:
+        yield Entry("first", ItemRequest("a", "1", timeout_s=1))
+        await ran.wait()
+        backend.end(next(iter(backend.live)), "timeout")
+        batch._workers[0].ends_at_s = 0.0
+        yield Entry("second", ItemRequest("b", "1", timeout_s=1))
+
+    batch = batch_of(backend, items(), Rules(1))
+    assert [(one.status, one.attempts) for one in await collect(batch)] == [("ok", 1)] * 2
+    assert len(backend.created) == 2
+
+
+async def test_single_items_share_a_batch_while_there_are_any(backend: MemoryBackend) -> None:
+    service = Service(backend, idle_s=0.05)
+
+    def ask(code: str, whose: str) -> asyncio.Task[Result]:
+        return asyncio.create_task(service.run(whose, CreateRequest(), Rules(2), ItemRequest(f"e{code}{whose}", code)))
+
+    asked = [ask(str(number), whose) for number in range(10) for whose in ("alice", "bob")]
+    results = await asyncio.gather(*asked)
+    texts = [json.loads(one.outcome.lines.splitlines()[0])["text"] for one in results if one.outcome is not None]
+    assert texts == [str(number) for number in range(10) for _ in range(2)], "each has its own result"
+    assert 2 <= len(backend.created) <= 4
+    while backend.live:
+        await backend.killed.get()
+    assert (await ask("again", "alice")).status == "ok", "after the batch ended"
+
+
+async def test_who_does_not_wait_any_more_is_not_served(backend: MemoryBackend) -> None:
+    ran: list[str] = []
+    began, hold = asyncio.Event(), asyncio.Event()
+
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        ran.append(item.code)
+        began.set()
+        await hold.wait()
+        return await succeed(sandbox_id, item)
+
+    backend.run = run
+    service = Service(backend, idle_s=0.05)
+    asked = [
+        asyncio.create_task(service.run("me", CreateRequest(), Rules(1), ItemRequest(f"e{code}", code)))
+        for code in "abcde"
+    ]
+    await began.wait()
+    asked[4].cancel()
+    hold.set()
+    await asyncio.gather(*asked[:4])
+    assert sorted(ran) == ["a", "b", "c", "d"]
