@@ -90,7 +90,7 @@ def program_of(language: str, installed: Mapping[str, LanguageKernel]) -> Progra
 
 #: Language -> the program's file, and what its interpreter is told before that name.
 PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "javascript": ("main.mjs", ("--v8-pool-size=1",)),
+    "javascript": ("main.js", ("--v8-pool-size=1", "--experimental-detect-module")),
     "r": ("main.R", ("--no-echo", "--no-save", "--no-restore", "-f")),
     "bash": ("main.sh", ()),
     "java": ("Main.java", ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m")),

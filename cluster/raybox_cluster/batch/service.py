@@ -16,7 +16,7 @@ from .schedule import Rules
 logger = logging.getLogger(__name__)
 
 #: A batch that nobody has given anything for so long ends, and its sandboxes with it.
-IDLE_S = 10.0
+IDLE_S = 5.0
 #: Items of one batch that have no result yet; more are refused.
 MAX_WAITING = 4096
 
