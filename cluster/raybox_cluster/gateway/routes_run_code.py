@@ -124,10 +124,8 @@ def run_code_routes(backend: Backend, max_timeout_s: float) -> APIRouter:
     return router
 
 
-class _NotHere(RayboxError):
+class _NotHere(Exception):
     """A language of SandboxFusion's that this pool does not run."""
-
-    kind = "bad_request"
 
 
 def parse_run_code(body: bytes) -> RunCode:

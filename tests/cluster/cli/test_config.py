@@ -34,7 +34,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "max-admission-wait-s": 60, "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256,
         "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
-        "warm-languages": "r,bash",
+        "warm-languages": "r,bash", "run-code-access": "open",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
