@@ -107,9 +107,7 @@ class SandboxActor:
         self._running_told = 0  #: what the pool was last told of the executions that run
         self._info: SandboxInfo | None = None
         self._session: Session | None = None
-        self._egress: EgressHost | None = None
-        if config.network == "egress":
-            self._egress = EgressHost(self._host_slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
+        self._egress: EgressHost | None = None  #: once started, where there is a network
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -135,7 +133,10 @@ class SandboxActor:
         agent = await asyncio.to_thread(
             ray.get_actor, node_agent_name(self._config, self._node_id), namespace=NAMESPACE
         )
-        self._facts = await agent.facts.remote()
+        self._facts = facts = await agent.facts.remote()
+        if self._config.network == "egress" and not facts.no_network:
+            options = EgressOptions(self._config.network_denied_cidrs, self._config.network_dns)
+            self._egress = EgressHost(self._host_slot, options)
         self._spawn(self._watch_pool())
         return self._describe()
 
@@ -289,8 +290,14 @@ class SandboxActor:
 
     def _network(self, network: dict[str, object] | None, allow_internet_access: bool) -> NetworkRequest:
         request = parse_request(network or {}, allow_internet_access)
-        if self._egress is None and request.wants_network:
-            raise BadRequest(NO_NETWORK)
+        if self._egress is None:
+            if allow_internet_access and self._facts is not None and self._facts.no_network:
+                raise BadRequest(
+                    f"no node of this pool can give sandboxes a network ({self._facts.no_network}); create without one,"
+                    " with allow_internet_access=False"
+                )
+            if request.wants_network:
+                raise BadRequest(NO_NETWORK)
         return request
 
     # ---- executions and contexts ----
@@ -367,6 +374,15 @@ class SandboxActor:
                     self._running(sandbox_id).interrupt(execution_id)
 
         await plainly(self._on_loop(interrupt))
+
+    @ray.method(concurrency_group="control")
+    async def halt(self, sandbox_id: str, execution_id: str) -> PlainError | None:
+        """`interrupt`; nothing when that is done."""
+
+        async def interrupt() -> None:
+            self._running(sandbox_id).interrupt(execution_id)
+
+        return await plainly(self._on_loop(interrupt))
 
     @ray.method(concurrency_group="control")
     async def look(self, sandbox_id: str) -> PlainError | None:

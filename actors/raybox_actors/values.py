@@ -38,6 +38,7 @@ class CreateRequest:
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
+    near_node_id: str = ""  #: Ray's id of a node; a free slot there is preferred
     #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
     resources: dict[str, float] = field(default_factory=dict)
 
@@ -205,6 +206,8 @@ class NodeStatus:
     zygote_ready: bool
     slots: int
     problem: str = ""  #: why it hosts no sandboxes, in one line
+    draining: bool = False  #: it is going away
+    hosts: bool = True  #: it has CPUs and the labels that the pool wants
     leaks: dict[str, int] = field(default_factory=dict)  #: found left of dead sandboxes, by kind; should stay zero
 
 

@@ -81,6 +81,10 @@ class DuplexStream:
             if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
                 raise TransportFailure("broken", "the connection ended in the midst of the answer")
 
+    async def finish(self) -> None:
+        """The rest does not matter."""
+        await self.close()
+
     async def close(self) -> None:
         """End it wherever it is, which tells the server that nobody listens any more. May be repeated."""
         if self._feeding is not None:

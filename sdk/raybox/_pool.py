@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from . import _requests
 from ._batch import BatchOptions, options_line
@@ -26,6 +26,7 @@ class CreateParams(ApiParams, total=False):
     lifecycle: Mapping[str, Any] | None
     volume_mounts: Mapping[str, Any] | None
     idempotency_key: str | None
+    locality: Literal["caller"] | None
 
 
 class PoolBase:

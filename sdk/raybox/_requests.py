@@ -19,6 +19,7 @@ from ._config import (
     INTERPRETER_PORT,
     USER_AGENT,
     ConnectionConfig,
+    own_ray_node,
     seconds,
 )
 from ._errors import AuthenticationException, InvalidArgumentException
@@ -124,6 +125,7 @@ def create(
     lifecycle: Mapping[str, Any] | None = None,
     volume_mounts: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    locality: Literal["caller"] | None = None,
 ) -> Request:
     if mcp is not None:
         raise InvalidArgumentException("mcp is not supported yet")
@@ -142,6 +144,10 @@ def create(
         payload["volumeMounts"] = [
             {"name": getattr(volume, "name", volume), "path": path} for path, volume in volume_mounts.items()
         ]
+    if locality not in (None, "caller"):
+        raise InvalidArgumentException(f"locality must be 'caller' or None, got {locality!r}")
+    if locality == "caller" and (node_id := own_ray_node()) is not None:
+        payload["raybox"] = {"near_node_id": node_id}
     extra: tuple[tuple[str, str], ...] = ()
     if idempotency_key is not None:
         if not isinstance(idempotency_key, str) or re.fullmatch(r"[a-z0-9-]{1,255}", idempotency_key) is None:
@@ -427,6 +433,14 @@ def _interpreter(
         proxy=config.proxy,
         logger=config.logger,
     )
+
+
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Raises InvalidArgumentException for what no header can hold."""
+    for name, value in headers:
+        # What is split in two by a line break would be two headers; keys and tokens come from files with such ends.
+        if not all(text.isascii() and text.isprintable() for text in (name, value)):
+            raise InvalidArgumentException(f"the header {name!r} holds a character that no header can hold")
 
 
 def _json(payload: Mapping[str, Any]) -> bytes:

@@ -111,6 +111,9 @@ def create_of(
     metadata = f.text_map(fields, "metadata")
     internet = f.flag(fields, "allow_internet_access", True)
     network = _network(fields, internet)
+    near = f.text(f.mapping(fields, "raybox"), "near_node_id", MAX_NAME_CHARS) or ""
+    if not re.fullmatch(r"[0-9a-f]*", near):
+        raise BadRequest("raybox.near_node_id must be the id of a Ray node, in hex")
     return CreateRequest(
         template=TEMPLATES[template],
         timeout_s=float(timeout_s),
@@ -125,6 +128,7 @@ def create_of(
         allow_internet_access=internet,
         network=network,
         idempotency_key=_idempotency_key(headers, metadata),
+        near_node_id=near,
         resources=_resources(metadata),
     )
 

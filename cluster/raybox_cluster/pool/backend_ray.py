@@ -196,8 +196,9 @@ class RayBackend:
         """A sandbox of a slot that was free at the last look; None if that did not work out, and then nothing is left
         of the attempt. Raises what the actor says of the request itself."""
         asked_at_s = time.monotonic()
+        near = f"-{request.near_node_id[:12]}-" if request.near_node_id else ""  # none there: the manager knows all
         for _ in range(HINTS_TRIED):
-            name = self._hints.take()
+            name = self._hints.take(near)
             if name is None:
                 return None
             key = _new_key()  # of this attempt: should its outcome stay unknown, the sandbox is recognized by it

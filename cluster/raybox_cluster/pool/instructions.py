@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from raybox_actors.errors import Cause
 from raybox_actors.values import SandboxInfo
 from raybox_cluster.pool.events import SlotKey
 
@@ -20,8 +21,16 @@ class EnsureNodeAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class StopNodeAgent:
+    """Nothing of the pool is left on the node: away with the agent, which would keep Ray from releasing the node;
+    NodeAgentStopped."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartSlot:
-    """Start a sandbox actor; SlotDescribed or SlotLost."""
+    """Start a sandbox actor; SlotDescribed, SlotUnplaced or SlotLost."""
 
     key: SlotKey
 
@@ -65,10 +74,12 @@ class AnswerClaim:
 
 @dataclass(frozen=True, slots=True)
 class KillSandbox:
-    """Nobody has this sandbox: its claim was served elsewhere while its actor was thought dead or gave no answer."""
+    """Nobody has this sandbox: its claim was served elsewhere while its actor was thought dead or gave no answer. Or,
+    with the cause `node_lost`, its node is going away and its grace is over."""
 
     key: SlotKey
     sandbox_id: str
+    cause: Cause = "killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class RefuseClaim:
 
 Instruction: TypeAlias = (
     EnsureNodeAgent
+    | StopNodeAgent
     | StartSlot
     | PrepareSlot
     | DescribeSlot

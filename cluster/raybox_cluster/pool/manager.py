@@ -18,17 +18,32 @@ from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError
 
 from raybox_actors import sandbox_id as ids
-from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NoCapacity, RayboxError, SlotTaken
+from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_actors.errors import (
+    BadRequest,
+    Cause,
+    InternalError,
+    LimitReached,
+    NoCapacity,
+    NotFound,
+    RayboxError,
+    SandboxLost,
+    SlotTaken,
+)
 from raybox_actors.isolation.policy import effective
+from raybox_actors.plain import PlainError, plain_error, plainly
 from raybox_actors.values import CreateRequest, PoolCapacity, PoolStatus, Quota, SandboxInfo, SlotDescription
+from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
+from raybox_cluster.pool.cluster_view import look, report_demand
+from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.fronts import Fronts, node_of_front
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
     AssignClaim,
@@ -40,9 +55,11 @@ from raybox_cluster.pool.instructions import (
     RefuseClaim,
     RejectClaim,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.leaks import LeakCounts
+from raybox_cluster.pool.placement import RayNode, fitting, may_host, sandbox_bundle
 from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import PoolState
 
@@ -68,9 +85,20 @@ PROBLEMS_BORNE: Final = 4
 class PoolManager:
     """Plain class of the actor. Nothing here blocks its loop."""
 
-    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
+    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None, keys: tuple[ApiKey, ...] = ()) -> None:
         self._config, self._classes = config, classes or ActorClasses()
-        self._state = PoolState(config.sandboxes, config.warm, unix_ahead_s=time.time() - time.monotonic())
+        self._fronts = Fronts(config, keys)
+        self._state = PoolState(
+            config.sandboxes,
+            config.warm,
+            placement=config.placement,
+            min_sandboxes=config.min_sandboxes,
+            idle_s=config.idle_s,
+            unix_ahead_s=time.time() - time.monotonic(),
+        )
+        self._bundle = sandbox_bundle(config.cpu_request, config.memory_request_mib)
+        #: What Ray's autoscaler was last asked for; None: nobody knows yet.
+        self._requested: Request | None = None
         self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
@@ -161,6 +189,26 @@ class PoolManager:
         await self._recovered.wait()
         return self._state.tombstones.get(sandbox_id)
 
+    # For callers over Ray without raybox: builtins in and out (docs/protocol.md).
+
+    async def front(self, node_id: str) -> str | PlainError:
+        """The name of the actor that a caller on this node asks for everything but executions."""
+        await self._recovered.wait()
+        hosts = [node for node, known in self._state.nodes.items() if known.agent == "ready"]
+        own = ray.get_runtime_context().get_node_id()
+        return await plainly(self._fronts.on(node_of_front(node_id, hosts, own)))
+
+    async def lost(self, sandbox_id: str) -> PlainError:
+        """What became of a sandbox whose actor is not there."""
+        parts = ids.verify(self._config.secret, sandbox_id)
+        if parts is None:
+            return plain_error(NotFound("sandbox", sandbox_id[:80]))
+        cause = await self.tombstone(sandbox_id)
+        if cause is None:
+            nodes = await asyncio.to_thread(alive_nodes)
+            cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
+        return plain_error(SandboxLost(sandbox_id, cause))
+
     async def problems(self) -> tuple[int, list[str]]:
         """How many problems were noted ever, and the latest of them, oldest first; for whoever waits in vain."""
         return self._problems_noted, list(self._problems)
@@ -184,7 +232,8 @@ class PoolManager:
                     request.quota,
                     self._use(request.resources),
                     request.idempotency_key,
-                    request.weight,
+                    near_node_id=request.near_node_id,
+                    weight=request.weight,
                 )
             )
             info = await future
@@ -249,6 +298,8 @@ class PoolManager:
         match order:
             case EnsureNodeAgent(node_id):
                 self._spawn(self._ensure_agent(node_id, AGENT_TIMEOUT_S))
+            case StopNodeAgent(node_id):
+                self._spawn(self._stop_agent(node_id))
             case StartSlot(key):
                 self._spawn(self._start_slot(key))
             case PrepareSlot(key):
@@ -259,8 +310,8 @@ class PoolManager:
                 self._spawn(self._stop_slot(key))
             case AssignClaim(claim_id, key):
                 self._spawn(self._assign(claim_id, key))
-            case KillSandbox(key, sandbox_id):
-                self._spawn(self._kill(key, sandbox_id))
+            case KillSandbox(key, sandbox_id, cause):
+                self._spawn(self._kill(key, sandbox_id, cause))
             case AnswerClaim(claim_id, info):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -278,7 +329,7 @@ class PoolManager:
         agent: Handle = None
         try:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
-            await answer(agent.start.remote(), timeout_s)
+            facts: NodeFacts = await answer(agent.start.remote(), timeout_s)
             self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
             known = self._state.nodes.get(node_id)
@@ -289,7 +340,17 @@ class PoolManager:
                 ray.kill(agent, no_restart=False)
             self._tell(ev.NodeAgentFailed(node_id, _one_line(error) if isinstance(error, RayboxError) else ""))
         else:
-            self._tell(ev.NodeAgentReady(node_id))
+            self._tell(ev.NodeAgentReady(node_id, facts.no_network))
+
+    async def _stop_agent(self, node_id: str) -> None:
+        await self._fronts.end(node_id)
+        with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
+            agent = await asyncio.to_thread(find, node_agent_name(self._config, node_id))
+            try:
+                await answer(agent.stop.remote(), RETIRE_TIMEOUT_S)
+            finally:
+                ray.kill(agent)
+        self._tell(ev.NodeAgentStopped(node_id))
 
     async def _check_agent(self, node_id: str) -> None:
         """Whether its zygote still answers; without one, no slot can be prepared there."""
@@ -305,6 +366,10 @@ class PoolManager:
             handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key)
             self._handles[key] = handle
             self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
+        except ActorUnschedulableError:
+            self._note(f"slot {key.slot}: there is no room for it on node {key.node_id[:12]} any more")
+            self._tell(ev.SlotUnplaced(key))
+            self._handles.pop(key, None)
         except (RayboxError, RayActorError, TimeoutError, ValueError) as error:
             await self._lose(key, error, kill=True)
 
@@ -352,7 +417,8 @@ class PoolManager:
         handle = self._handles[key]
         try:
             # The only way to take it that whoever claims it directly respects: by claiming it first.
-            await answer(handle.claim.remote(CreateRequest(timeout_s=self._config.max_timeout_s)), CLAIM_TIMEOUT_S)
+            request = CreateRequest(timeout_s=self._config.max_timeout_s, allow_internet_access=False)
+            await answer(handle.claim.remote(request), CLAIM_TIMEOUT_S)
         except SlotTaken:
             self._tell(ev.StopRefused(key))
             return
@@ -364,10 +430,10 @@ class PoolManager:
         self._tell(ev.SlotStopped(key))
         self._handles.pop(key, None)
 
-    async def _kill(self, key: SlotKey, sandbox_id: str) -> None:
+    async def _kill(self, key: SlotKey, sandbox_id: str, cause: Cause) -> None:
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
             handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, key.node_id, key.slot))
-            await answer(handle.kill.remote(sandbox_id), CLAIM_TIMEOUT_S)
+            await answer(handle.kill.remote(sandbox_id, cause), CLAIM_TIMEOUT_S)
 
     async def _lose(self, key: SlotKey, error: Exception, *, kill: bool = False) -> None:
         """The actor is dead, or `kill`: as good as dead. The node is asked for too, so that the cause is right."""
@@ -396,15 +462,19 @@ class PoolManager:
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
         known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
-        nodes, living = await asyncio.gather(asyncio.to_thread(alive_nodes), asyncio.to_thread(names, self._config))
-        for node_id in self._state.nodes.keys() - set(nodes):
+        nodes, living = await asyncio.gather(asyncio.to_thread(look), asyncio.to_thread(names, self._config))
+        by_prefix = {node.node_id[:12]: node.node_id for node in nodes}
+        for node_id in self._state.nodes.keys() - set(by_prefix.values()):
             self._tell(ev.NodeGone(node_id))
-        by_prefix = {node_id[:12]: node_id for node_id in nodes}
-        found = set()
+        found, agents = set(), set()
         for name in living:
-            match = re.fullmatch(r".*-sandbox-([0-9a-f]{12})-([0-9]+)", name)
+            match = re.fullmatch(r".*-(?:node|sandbox)-([0-9a-f]{12})(?:-([0-9]+))?", name)
             if match is not None and match[1] in by_prefix:
-                found.add(SlotKey(by_prefix[match[1]], int(match[2])))
+                node_id = by_prefix[match[1]]
+                if match[2] is None:
+                    agents.add(node_id)
+                else:
+                    found.add(SlotKey(node_id, int(match[2])))
         recovering = not self._recovered.is_set()
         for key in sorted(found - self._state.slots.keys()):
             self._tell(ev.SlotFound(key))
@@ -412,8 +482,10 @@ class PoolManager:
             await asyncio.wait(self._asking.values())
         if recovering:
             self._remember_keys()
-        for node_id in nodes:
-            self._tell(ev.NodeSeen(node_id))
+        for node in nodes:
+            self._tell(self._seen(node))
+        for node_id in agents:
+            self._tell(ev.NodeAgentFound(node_id))
         for key, known_slot in known.items():
             if key not in found and self._state.slots.get(key) is known_slot:
                 await self._lose(key, ActorDiedError())
@@ -421,9 +493,28 @@ class PoolManager:
             del self._handles[key]
         for key in self._state.silent_since(time.monotonic() - SILENCE_S):
             self._ask(key)
-        for node_id, node in list(self._state.nodes.items()):
-            if node.agent == "ready":
+        for node_id, known_node in list(self._state.nodes.items()):
+            if known_node.agent == "ready":
                 self._spawn(self._check_agent(node_id))
+        await self._report_demand(nodes)
+
+    def _seen(self, node: RayNode) -> ev.NodeSeen:
+        drain_at_s = None
+        if node.drain_deadline_s is not None:
+            drain_at_s = self._state.policy.drain_at_s(
+                node.drain_deadline_s, self._config.drain_grace_s, time.monotonic(), time.time()
+            )
+        hosts, room = may_host(self._config.node_labels, node), fitting(self._bundle, node.available)
+        return ev.NodeSeen(node.node_id, hosts, room, drain_at_s)
+
+    async def _report_demand(self, nodes: list[RayNode]) -> None:
+        wanted = request(self._bundle, self._config.node_labels, self._state.unmet(), nodes)
+        if wanted != self._requested:
+            try:
+                await asyncio.to_thread(report_demand, self._config.name, wanted)
+                self._requested = wanted
+            except Exception as error:  # whatever Ray's own layers raise; the next look tries again
+                self._note(f"Ray's autoscaler could not be told: {error!r}")
 
     def _remember_keys(self) -> None:
         """What a former manager promised: its sandboxes know the keys they were created under."""
@@ -459,14 +550,16 @@ def ensure_pool(
     *,
     timeout_s: float = 300.0,
     classes: ActorClasses | None = None,
+    keys: tuple[ApiKey, ...] = (),
 ) -> PoolStatus:
     """Start the pool, or join the one of this name that runs; return when its warm sandboxes are.
 
-    on_progress: called with every status read meanwhile. Raises BadRequest if a pool of this name runs with other
+    on_progress: called with every status read meanwhile. keys: as for ensure_manager.
+    Raises BadRequest if a pool of this name runs with other
     settings, InternalError with the latest problems if they repeat themselves or it takes longer than timeout_s.
     """
     deadline_s = time.monotonic() + timeout_s
-    manager = ensure_manager(config, classes or ActorClasses())
+    manager = ensure_manager(config, classes or ActorClasses(), keys)
     problems_before: int | None = None
     status: PoolStatus | None = None
     while True:
@@ -492,13 +585,23 @@ def ensure_pool(
         time.sleep(0.05)
 
 
+def start_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+    """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
+    try:
+        answer_sync(ensure_manager(config, ActorClasses()).start.remote(config), timeout_s)
+    except TimeoutError:
+        raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
+    """An elastic pool is ready when its minimum is: further nodes take minutes, and may never come."""
+    least = config.sandboxes if config.min_sandboxes is None else config.min_sandboxes
     taken = sum(status.slots_by_state.get(state, 0) for state in ("starting", "running", "paused"))
-    return bool(status.slots_by_state) and status.warm >= min(config.warm, config.sandboxes - taken)
+    return (least == 0 or bool(status.slots_by_state)) and status.warm >= min(config.warm, least - taken)
 
 
 def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
@@ -514,14 +617,17 @@ def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
         for name in left:
             with contextlib.suppress(ValueError):
                 handles[name] = find(name)
-        if (manager := handles.pop(manager_name(config), None)) is not None:
-            ray.kill(manager)
+        for name in [
+            name for name in handles if name == manager_name(config) or name.startswith(f"{config.name}-front-")
+        ]:
+            ray.kill(handles.pop(name))
         agents = {name: handle for name, handle in handles.items() if name.startswith(f"{config.name}-node-")}
         slots = {name: handle for name, handle in handles.items() if name not in agents}
         _end(slots.values(), "retire")
         if not slots:  # the agents' sweep is of use until the last sandbox is gone
             _end(agents.values(), "stop")
         time.sleep(0.05)
+    report_demand(config.name, Request())
 
 
 def _end(handles: Any, method: str) -> None:

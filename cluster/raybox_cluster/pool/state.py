@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from math import inf
 from typing import Any, Final, TypeAlias
 
 from raybox_actors import sandbox_id as ids
+from raybox_actors.config import Placement
 from raybox_actors.errors import Cause
 from raybox_actors.values import NodeStatus, PoolCapacity, PoolStatus, Quota, SandboxInfo
 from raybox_cluster.pool import events as ev
+from raybox_cluster.pool.demand import Peak
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.forecast import free_in_s
 from raybox_cluster.pool.instructions import (
@@ -33,9 +35,11 @@ from raybox_cluster.pool.instructions import (
     RefuseClaim,
     RejectClaim,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.members import BUCKETS, FREE, Bucket, Claim, Node, Slot
+from raybox_cluster.pool.placement import Candidate, allot, in_turn
 from raybox_cluster.pool.policy import Policy
 from raybox_cluster.pool.quotas import NOTHING, Charge, Ledger, Use, can_ever, charge_of, room
 from raybox_cluster.pool.waiting import WaitingLine
@@ -46,6 +50,9 @@ class PoolState:
     sandboxes: int
     warm: int
     policy: Policy = field(default_factory=Policy)
+    placement: Placement = "spread"
+    min_sandboxes: int | None = None  #: slots kept without demand; None: all of them
+    idle_s: float = 60.0  #: for which slots above that are kept after they were last needed
     tombstones_kept: int = 10_000
     abandoned_kept: int = 1_000
     #: Unix time less the clock of `handle`, for the deadlines of sandboxes.
@@ -72,17 +79,32 @@ class PoolState:
     wake_at_s: float | None = field(default=None, init=False)
     #: Of the event that is being handled.
     now_s: float = field(default=0.0, init=False)
+    #: So many slots are wanted, by what was needed lately.
+    target: int = field(default=0, init=False)
+    _needed: Peak = field(init=False)
 
     def __post_init__(self) -> None:
         self.freed_at_s = deque(maxlen=self.policy.freed_remembered)
+        self._needed = Peak(self.idle_s)
 
     def handle(self, event: ev.Event, now_s: float) -> list[Instruction]:
         """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
         self.now_s = now_s
         orders = HANDLERS[type(event)](self, event, now_s)
         self.wake_at_s = None
-        orders += self._admit(now_s)
-        return [*orders, *self._serve_claims(now_s), *self._stop_surplus(), *self._start(now_s), *self._refill(now_s)]
+        usable = self._usable()
+        orders += self._leave_nodes(usable, now_s)
+        while True:
+            orders += self._admit(now_s)
+            served = self._serve_claims(now_s)
+            orders += served
+            if not any(isinstance(order, RejectClaim) for order in served):
+                break  # one that is rejected leaves room in its owner's quota
+        self._aim(now_s)
+        orders += self._stop_surplus(usable)
+        orders += self._start(usable, now_s)
+        orders += self._release_nodes(usable)
+        return [*orders, *self._refill(now_s)]
 
     # ---- what others want to know ----
 
@@ -108,7 +130,16 @@ class PoolState:
                 busy += slot.description.executions_running > 0
         return PoolStatus(
             nodes=[
-                NodeStatus(n.node_id, True, n.agent == "ready", n.slots, n.agent_problem) for n in self.nodes.values()
+                NodeStatus(
+                    n.node_id,
+                    True,
+                    n.agent == "ready",
+                    n.slots,
+                    n.agent_problem or n.no_network,
+                    draining=n.drain_at_s is not None,
+                    hosts=n.hosts,
+                )
+                for n in self.nodes.values()
             ],
             slots_by_state=by_state,
             capacity=self.sandboxes,
@@ -140,8 +171,19 @@ class PoolState:
         must not go before them."""
         if self.waiting:
             return []
-        idle = (key for key, slot in self.buckets["idle"].items() if not slot.prepare_ordered)
-        return list(islice(chain(self.buckets["warm"], idle), limit))
+        keys: list[SlotKey] = []
+        for bucket in ("warm", "idle"):
+            free = [
+                (n.taken, [s.key for s in n.buckets[bucket].values() if not s.prepare_ordered])
+                for n in self.nodes.values()
+            ]
+            keys += in_turn(self.placement, free, limit - len(keys))
+        return keys
+
+    def unmet(self) -> int:
+        """So many of the wanted slots fit on no node that lives."""
+        room = sum(node.room for node in self._usable() if not node.agent_failures)
+        return max(0, self._missing - room)
 
     def silent_since(self, before_s: float) -> list[SlotKey]:
         """Slots that have spoken, but not since `before_s`."""
@@ -150,7 +192,12 @@ class PoolState:
     # ---- nodes ----
 
     def _node_seen(self, event: ev.NodeSeen, _now_s: float) -> list[Instruction]:
-        self.nodes.setdefault(event.node_id, Node(event.node_id))
+        node = self.nodes.setdefault(event.node_id, Node(event.node_id))
+        node.hosts, node.room = event.hosts, event.room
+        if event.drain_at_s is None or node.drain_at_s is None:
+            node.drain_at_s = event.drain_at_s
+        else:  # without a deadline, the grace began when it was first seen
+            node.drain_at_s = min(node.drain_at_s, event.drain_at_s)
         return []
 
     def _node_gone(self, event: ev.NodeGone, _now_s: float) -> list[Instruction]:
@@ -160,16 +207,31 @@ class PoolState:
         return []
 
     def _agent_ready(self, event: ev.NodeAgentReady, _now_s: float) -> list[Instruction]:
-        if node := self.nodes.get(event.node_id):
+        if (node := self.nodes.get(event.node_id)) and node.agent != "leaving":
             node.agent, node.agent_failures, node.agent_problem = "ready", 0, ""
+            node.no_network = event.no_network
         return []
 
     def _agent_failed(self, event: ev.NodeAgentFailed, now_s: float) -> list[Instruction]:
-        if node := self.nodes.get(event.node_id):
+        if (node := self.nodes.get(event.node_id)) and node.agent != "leaving":
             node.agent = "absent"
             node.agent_problem = event.reason or node.agent_problem or "its agent does not answer"
             node.agent_failures += 1
             node.agent_after_s = now_s + self.policy.backoff_s(node.agent_failures)
+        return []
+
+    def _agent_found(self, event: ev.NodeAgentFound, _now_s: float) -> list[Instruction]:
+        if (node := self.nodes.get(event.node_id)) and node.agent == "absent":
+            if not node.agent_failures:
+                node.agent = "ready"  # or it will be found not to be
+            elif node.empty and self._missing <= 0:  # of no use, and it would keep Ray from releasing the node
+                node.agent = "leaving"
+                return [StopNodeAgent(event.node_id)]
+        return []
+
+    def _agent_stopped(self, event: ev.NodeAgentStopped, _now_s: float) -> list[Instruction]:
+        if node := self.nodes.get(event.node_id):
+            node.agent = "absent"
         return []
 
     # ---- slots ----
@@ -207,6 +269,12 @@ class PoolState:
                 node = self.nodes[event.key.node_id]
                 node.start_failures += 1
                 node.start_after_s = now_s + self.policy.backoff_s(node.start_failures)
+        return []
+
+    def _slot_unplaced(self, event: ev.SlotUnplaced, _now_s: float) -> list[Instruction]:
+        if slot := self.slots.get(event.key):
+            self._bury(slot, "internal")
+            self.nodes[event.key.node_id].room = 0  # until the next look
         return []
 
     def _slot_stopped(self, event: ev.SlotStopped, _now_s: float) -> list[Instruction]:
@@ -251,6 +319,7 @@ class PoolState:
             quota=event.quota,
             use=event.use,
             idempotency_key=event.idempotency_key,
+            near_node_id=event.near_node_id,
             weight=event.weight,
         )
         refusal = self._refusal(claim)
@@ -345,10 +414,11 @@ class PoolState:
 
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
-        while self.waiting and (slot := self._soonest()):
+        while self.waiting and any(self.buckets[bucket] for bucket in FREE):
             claim_id = self.waiting.take(self._held)
             assert claim_id is not None
             claim = self.claims[claim_id]
+            slot = self._soonest(claim.near_node_id)
             claim.key, slot.claim_id = slot.key, claim.claim_id
             self._pause_refill(slot, now_s)
             self._index(slot)
@@ -357,40 +427,81 @@ class PoolState:
         orders += [self._reject(claim, "no sandbox came free in time") for claim in expired]
         return orders
 
-    def _stop_surplus(self) -> list[Instruction]:
-        """More slots than wanted: a manager before this one, or an actor that was thought lost, left some."""
+    def _usable(self) -> list[Node]:
+        """Nodes that may be given sandboxes. Those that cannot give the pool's network only if none can."""
+        hosting = [node for node in self.nodes.values() if node.hosts and node.drain_at_s is None]
+        able = [node for node in hosting if not node.no_network]
+        return able if any(not node.agent_failures for node in able) else hosting
+
+    def _leave_nodes(self, usable: list[Node], now_s: float) -> list[Instruction]:
+        """What is free stops at once where no sandboxes may be; what runs on a node that goes away has its grace."""
         orders: list[Instruction] = []
-        surplus = sum(node.slots for node in self.nodes.values()) - self.sandboxes
-        for bucket in reversed(FREE):
-            for slot in list(self.buckets[bucket].values())[: max(0, surplus)]:
-                surplus -= 1
-                slot.stopping = True
-                self._index(slot)
-                orders.append(StopSlot(slot.key))
+        may = {node.node_id for node in usable}
+        for node in self.nodes.values():
+            if node.node_id not in may:
+                orders += [self._stop(slot) for bucket in FREE for slot in list(node.buckets[bucket].values())]
+            if node.drain_at_s is not None and self._due(node.drain_at_s, now_s):
+                for slot in node.buckets["taken"].values():
+                    info = slot.description.info if slot.description is not None else None
+                    if info is not None and slot.drained_id != info.sandbox_id:
+                        slot.drained_id = info.sandbox_id
+                        orders.append(KillSandbox(slot.key, info.sandbox_id, "node_lost"))
         return orders
 
-    def _start(self, now_s: float) -> list[Instruction]:
+    def _aim(self, now_s: float) -> None:
+        least = self.sandboxes if self.min_sandboxes is None else self.min_sandboxes
+        needed = self._needed.note(len(self.buckets["taken"]) + len(self.waiting), now_s)
+        self.target = max(least, min(self.sandboxes, needed + self.warm))
+        if least < self.target and self._needed.falls_at_s < inf:
+            self._due(self._needed.falls_at_s, now_s)
+
+    def _stop_surplus(self, usable: list[Node]) -> list[Instruction]:
+        """More slots than wanted: demand fell, a manager before this one or an actor that was thought lost left some.
+        Where least is taken first, so that nodes become empty."""
         orders: list[Instruction] = []
+        surplus = -self._missing
+        for node in sorted(usable, key=lambda node: (node.taken, node.slots)) if surplus > 0 else ():
+            free = [slot for bucket in reversed(FREE) for slot in node.buckets[bucket].values()]
+            orders += [self._stop(slot) for slot in free[:surplus]]
+            surplus -= len(free[:surplus])
+        return orders
+
+    def _shares(self, nodes: list[Node]) -> dict[str, int]:
+        """How many of the missing slots each of these nodes is to have."""
+        if self._missing <= 0:
+            return {}
+        candidates = [Candidate(node.node_id, node.slots, node.room) for node in nodes if node.room > 0]
+        return allot(self.placement, candidates, self._missing)
+
+    def _start(self, usable: list[Node], now_s: float) -> list[Instruction]:
+        orders: list[Instruction] = []
+        shares = self._shares([n for n in usable if n.agent != "absent" or self._due(n.agent_after_s, now_s)])
         for node in self.nodes.values():
-            if node.agent == "absent" and self._due(node.agent_after_s, now_s):
+            wanted = node.node_id in shares or not node.empty
+            if wanted and node.agent == "absent" and self._due(node.agent_after_s, now_s):
                 node.agent = "ordered"
                 orders.append(EnsureNodeAgent(node.node_id))
-        missing = self.sandboxes - sum(node.slots for node in self.nodes.values())
-        while missing > 0:
-            nodes = [
-                node
-                for node in self.nodes.values()
-                if node.agent == "ready"
-                and node.silent < self.policy.starts_per_node
-                and self._due(node.start_after_s, now_s)
-            ]
-            if not nodes:
-                break
-            node = min(nodes, key=lambda node: node.slots)
-            key = SlotKey(node.node_id, node.next_slot)
-            self._add(key)
-            missing -= 1
-            orders.append(StartSlot(key))
+        ready = [n for n in usable if n.agent == "ready" and self._due(n.start_after_s, now_s)]
+        # The share of a node whose agent is coming waits for it, unless somebody waits for a sandbox.
+        coming = [] if self.waiting else [n for n in usable if n.agent == "ordered" and not n.agent_failures]
+        for node_id, share in self._shares([n for n in usable if n in ready or n in coming]).items():
+            node = self.nodes[node_id]
+            if node.agent == "ready":
+                for _ in range(min(share, self.policy.starts_per_node - node.silent)):
+                    key = SlotKey(node_id, node.next_slot)
+                    self._add(key)
+                    node.room -= 1
+                    orders.append(StartSlot(key))
+        return orders
+
+    def _release_nodes(self, usable: list[Node]) -> list[Instruction]:
+        """The agent leaves with the last slot, so that Ray can release the node."""
+        wanted = {node.node_id for node in usable} if self._missing > 0 else set()
+        orders: list[Instruction] = []
+        for node in self.nodes.values():
+            if node.agent == "ready" and node.empty and node.node_id not in wanted:
+                node.agent = "leaving"
+                orders.append(StopNodeAgent(node.node_id))
         return orders
 
     def _refill(self, now_s: float) -> list[Instruction]:
@@ -402,7 +513,11 @@ class PoolState:
         missing -= sum(slot.prepare_ordered for slot in self.buckets["idle"].values())
         if missing <= 0:
             return orders
-        for slot in self.buckets["idle"].values():
+        idle = [
+            (n.taken + n.preparing + len(n.buckets["warm"]), list(n.buckets["idle"].values()))
+            for n in self.nodes.values()
+        ]
+        for slot in in_turn(self.placement, idle, len(self.buckets["idle"])):
             node = self.nodes[slot.key.node_id]
             if slot.prepare_ordered or node.agent != "ready":
                 continue
@@ -420,11 +535,27 @@ class PoolState:
 
     # ---- bookkeeping ----
 
-    def _soonest(self) -> Slot | None:
-        for bucket in FREE:
-            for slot in self.buckets[bucket].values():
-                return slot
-        return None
+    def _soonest(self, near_node_id: str) -> Slot:
+        """The free slot that a claim takes; there must be one."""
+        bucket = next(bucket for bucket in FREE if self.buckets[bucket])
+        sign = 1 if self.placement == "spread" else -1
+        node = min((n for n in self.nodes.values() if n.buckets[bucket]), key=lambda n: sign * n.taken)
+        if near := self.nodes.get(near_node_id):
+            for there in FREE:
+                if near.buckets[there]:
+                    node, bucket = near, there
+                    break
+        return next(iter(node.buckets[bucket].values()))
+
+    @property
+    def _missing(self) -> int:
+        """Slots that are wanted and not there; below 0 if there are more than are wanted."""
+        return self.target - sum(node.slots for node in self.nodes.values())
+
+    def _stop(self, slot: Slot) -> StopSlot:
+        slot.stopping = True
+        self._index(slot)
+        return StopSlot(slot.key)
 
     def _taken(self, slot: Slot, info: SandboxInfo) -> None:
         """This sandbox was claimed in this slot."""
@@ -550,10 +681,11 @@ class PoolState:
                 node.executions += sign * executions
         if before is not None and before[0] == "taken" and after is not None and after[0] in FREE:
             self.freed_at_s.append(self.now_s)
-        if before is not None and (after is None or before[0] != after[0]):
-            del self.buckets[before[0]][slot.key]
-        if after is not None:
-            self.buckets[after[0]].setdefault(slot.key, slot)
+        for buckets in (self.buckets, node.buckets):
+            if before is not None and (after is None or before[0] != after[0]):
+                del buckets[before[0]][slot.key]
+            if after is not None:
+                buckets[after[0]].setdefault(slot.key, slot)
         slot.indexed = after
 
     def _charge(self, slot: Slot) -> Charge | None:
@@ -572,6 +704,12 @@ class PoolState:
             assert node.silent == sum(slot.bucket() == "silent" for slot in here)
             assert node.preparing == sum(slot.standing()[1] for slot in here)
             assert node.executions == sum(slot.standing()[2] for slot in here)
+            for bucket in BUCKETS:
+                assert node.buckets[bucket].keys() == {slot.key for slot in here if slot.bucket() == bucket}
+            if node.drain_at_s is not None or not node.hosts:
+                assert not any(node.buckets[bucket] for bucket in FREE), "a free slot where none may be"
+            if node.agent == "leaving":
+                assert not node.slots or not node.hosts, "an agent leaves before its slots"
         assert sum(len(bucket) for bucket in self.buckets.values()) == len(self.slots)
         for key, slot in self.slots.items():
             assert slot.key == key
@@ -604,9 +742,12 @@ HANDLERS: Final[dict[type[ev.Event], Handler]] = {
     ev.NodeGone: PoolState._node_gone,
     ev.NodeAgentReady: PoolState._agent_ready,
     ev.NodeAgentFailed: PoolState._agent_failed,
+    ev.NodeAgentFound: PoolState._agent_found,
+    ev.NodeAgentStopped: PoolState._agent_stopped,
     ev.SlotFound: PoolState._slot_found,
     ev.SlotDescribed: PoolState._slot_described,
     ev.SlotLost: PoolState._slot_lost,
+    ev.SlotUnplaced: PoolState._slot_unplaced,
     ev.SlotStopped: PoolState._slot_stopped,
     ev.StopRefused: PoolState._stop_refused,
     ev.PrepareEnded: PoolState._prepare_ended,

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
-from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, InternalError, NotFound, SandboxLost, SlotTaken
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
@@ -21,8 +21,8 @@ class FakeNodeAgent:
     def __init__(self, config: PoolConfig, node_id: str) -> None:
         self.config, self.node_id = config, node_id
 
-    async def start(self) -> None:
-        pass
+    async def start(self) -> NodeFacts:
+        return NodeFacts("", "", (), "")
 
     async def stop(self) -> None:
         pass
@@ -32,7 +32,7 @@ class FakeNodeAgent:
 
 
 class BrokenNodeAgent(FakeNodeAgent):
-    async def start(self) -> None:
+    async def start(self) -> NodeFacts:
         raise InternalError("no bubblewrap on this node")
 
 
@@ -120,9 +120,9 @@ class FakeSandboxActor:
     async def info(self, sandbox_id: str) -> SandboxInfo:
         return self.current(sandbox_id)
 
-    async def kill(self, sandbox_id: str) -> None:
+    async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
         self.current(sandbox_id)
-        self.apply(KillAsked(), Destroyed())
+        self.apply(KillAsked(cause), Destroyed())
 
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         self.current(sandbox_id)

@@ -222,7 +222,7 @@ async def test_a_create_survives_the_death_of_the_manager(pool: PoolConfig) -> N
 
 def in_actor(name: str, work: Callable[[Any], Any]) -> Any:
     """Do `work` with the instance in the actor's process."""
-    return ray.get(find(name).__ray_call__.remote(work))
+    return ray.get(find(name).__ray_call__.remote(lambda shell: work(shell.actor)))
 
 
 def claims_at_manager(config: PoolConfig) -> int:

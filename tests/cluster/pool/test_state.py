@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import random
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import get_args
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raybox_actors import sandbox_id as ids
+from raybox_actors.config import Placement
 from raybox_actors.values import Quota, SandboxInfo, SlotDescription, SlotState
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
@@ -30,6 +31,7 @@ from raybox_cluster.pool.instructions import (
     RefuseClaim,
     RejectClaim,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.policy import Policy
@@ -37,6 +39,8 @@ from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import HANDLERS, PoolState
 
 NODE = "a" * 56
+#: A node that hosts nothing.
+HEAD = "h" * 56
 SECRET = b"s"
 
 
@@ -606,11 +610,32 @@ class AnyOrder(RuleBasedStateMachine):
     lost.
     """
 
-    @initialize(sandboxes=st.integers(0, 4), warm=st.integers(0, 3))
-    def begin(self, sandboxes: int, warm: int) -> None:
+    @initialize(
+        sandboxes=st.integers(0, 4),
+        warm=st.integers(0, 3),
+        placement=st.sampled_from(get_args(Placement)),
+        least=st.one_of(st.none(), st.integers(0, 4)),
+        room=st.integers(1, 4),
+        no_network=st.sets(st.sampled_from("abc")),
+    )
+    def begin(
+        self,
+        sandboxes: int,
+        warm: int,
+        placement: Placement = "spread",
+        least: int | None = None,
+        room: int = 99,
+        no_network: Set[str] = frozenset(),
+    ) -> None:
         self.now = 0.0
-        self.sandboxes, self.warm = sandboxes, warm
+        self.sandboxes, self.warm, self.placement = sandboxes, warm, placement
+        self.least = None if least is None else min(least, sandboxes)
+        #: Actors that a node holds; nodes that give no network.
+        self.room, self.no_network = room, {name * 56 for name in no_network}
         self.alive: set[str] = set()
+        self.agents: set[str] = set()
+        #: When the sandboxes of nodes end that go away.
+        self.draining: dict[str, float] = {}
         self.actors: dict[SlotKey, SimActor] = {}
         self.used: set[SlotKey] = set()
         self.orders: list[Instruction] = []
@@ -626,7 +651,27 @@ class AnyOrder(RuleBasedStateMachine):
         #: Who asked, by claim.
         self.asked_by: dict[str, str] = {}
         self.won: dict[str, SandboxInfo] = {}
-        self.pool = PoolState(sandboxes, warm, Policy(claims_waiting_most=5), tombstones_kept=3)
+        self.pool = self.a_manager()
+
+    def a_manager(self) -> PoolState:
+        return PoolState(
+            self.sandboxes,
+            self.warm,
+            Policy(claims_waiting_most=5),
+            placement=self.placement,
+            min_sandboxes=self.least,
+            idle_s=30.0,
+            tombstones_kept=3,
+        )
+
+    def seen(self, node_id: str) -> ev.NodeSeen:
+        room = self.room - sum(at.node_id == node_id for at in self.actors)
+        return ev.NodeSeen(node_id, node_id != HEAD, room, self.draining.get(node_id))
+
+    def usable(self) -> set[str]:
+        """Where sandboxes may be."""
+        hosting = self.alive - self.draining.keys() - {HEAD}
+        return hosting - self.no_network or hosting
 
     def tell(self, event: ev.Event) -> None:
         for order in self.pool.handle(event, self.now):
@@ -650,11 +695,22 @@ class AnyOrder(RuleBasedStateMachine):
         """The effect happens now; the manager hears of it later."""
         match order:
             case EnsureNodeAgent(node_id):
-                self.tell(ev.NodeAgentReady(node_id) if node_id in self.alive else ev.NodeAgentFailed(node_id))
+                if node_id in self.alive:
+                    self.agents.add(node_id)
+                    self.tell(ev.NodeAgentReady(node_id, "no tun" if node_id in self.no_network else ""))
+                else:
+                    self.tell(ev.NodeAgentFailed(node_id))
+            case StopNodeAgent(node_id):
+                self.agents.discard(node_id)
+                self.replies.append((node_id, lambda: ev.NodeAgentStopped(node_id)))
             case StartSlot(at):
                 assert at not in self.used, "the number of a dead actor was used again"
+                assert at.node_id != HEAD
                 self.used.add(at)
-                if at.node_id in self.alive:
+                full = sum(other.node_id == at.node_id for other in self.actors) >= self.room
+                if at.node_id in self.alive and (full or at.node_id in self.draining):
+                    self.replies.append((at.node_id, lambda: ev.SlotUnplaced(at)))
+                elif at.node_id in self.alive:
                     actor = self.actors[at] = SimActor(at)
                     self.replies.append((at.node_id, actor.described))
                 else:
@@ -690,9 +746,11 @@ class AnyOrder(RuleBasedStateMachine):
                     self.replies.append((at.node_id, lambda: ev.SlotStopped(at)))
                 else:
                     self.replies.append((at.node_id, lambda: ev.StopRefused(at)))
-            case KillSandbox(_, sandbox_id):
+            case KillSandbox(at, sandbox_id, cause):
                 if actor.info is not None and actor.info.sandbox_id == sandbox_id:
-                    assert actor.info not in self.won.values(), "a sandbox that somebody has was killed"
+                    over = self.draining.get(at.node_id, self.now + 1) <= self.now
+                    assert cause == ("node_lost" if over else "killed") or not over
+                    assert over or actor.info not in self.won.values(), "a sandbox that somebody has was killed"
                     self.end(actor)
             case AssignClaim(claim_id, at):
                 if actor.state in ("idle", "warm"):
@@ -716,16 +774,25 @@ class AnyOrder(RuleBasedStateMachine):
             self.actors.pop(event.key, None)
         self.tell(event)
 
-    @rule(name=st.sampled_from("abc"))
+    @rule(name=st.sampled_from("abch"))
     def a_node_comes(self, name: str) -> None:
         self.alive.add(name * 56)
-        self.tell(ev.NodeSeen(name * 56))
+        self.tell(self.seen(name * 56))
+
+    @precondition(lambda self: self.alive)
+    @rule(at=st.integers(0, 9), grace_s=st.floats(0, 20))
+    def a_node_is_going_away(self, at: int, grace_s: float) -> None:
+        node_id = sorted(self.alive)[at % len(self.alive)]
+        self.draining.setdefault(node_id, self.now + grace_s)
+        self.tell(self.seen(node_id))
 
     @precondition(lambda self: self.alive)
     @rule(noticed=st.booleans(), at=st.integers(0, 9))
     def a_node_dies(self, noticed: bool, at: int) -> None:
         node_id = sorted(self.alive)[at % len(self.alive)]
         self.alive.remove(node_id)
+        self.draining.pop(node_id, None)
+        self.agents.discard(node_id)
         for at_key in [at_key for at_key in self.actors if at_key.node_id == node_id]:
             del self.actors[at_key]
         if noticed:
@@ -824,7 +891,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def the_manager_is_replaced(self) -> None:
-        self.pool = PoolState(self.sandboxes, self.warm, Policy(claims_waiting_most=5), tombstones_kept=3)
+        self.pool = self.a_manager()
         self.orders, self.replies, self.mail = [], [], []
         self.abandoned = set()
         self.open = set()  # their callers ask again, as new claims
@@ -837,10 +904,14 @@ class AnyOrder(RuleBasedStateMachine):
             if node_id not in self.alive:
                 self.forget(node_id)
         for node_id in sorted(self.alive):
-            self.tell(ev.NodeSeen(node_id))
+            self.tell(self.seen(node_id))
         for at in sorted(self.actors):
             self.tell(ev.SlotFound(at))
             self.tell(self.actors[at].described())
+        for node_id in sorted(self.agents):
+            self.tell(ev.NodeAgentFound(node_id))
+        # Those that should be there are asked whether they are, and started if not.
+        self.agents |= {node.node_id for node in self.pool.nodes.values() if node.agent == "ready"} & self.alive
         for at in self.pool.silent_since(float("inf")):
             if at not in self.actors:
                 self.tell(ev.SlotLost(at))
@@ -874,14 +945,25 @@ class AnyOrder(RuleBasedStateMachine):
             return
         assert set(self.pool.slots) == set(self.actors)
         claimed = [actor for actor in self.actors.values() if actor.info]
-        assert len(self.actors) == max(self.sandboxes, len(claimed))
+        usable = self.usable()
+        elsewhere = sum(actor.at.node_id not in usable for actor in claimed)
+        room = self.room * len(usable)
+        least = self.sandboxes if self.least is None else self.least
+        waiting = len(self.pool.waiting)
+        wanted = max(len(claimed), least, min(self.sandboxes, len(claimed) + waiting + self.warm))
+        assert len(self.actors) == elsewhere + min(room, wanted - elsewhere)
+        assert self.pool.unmet() == max(0, wanted - elsewhere - room)
+        assert {actor.at.node_id for actor in self.actors.values()} <= usable | {a.at.node_id for a in claimed}
+        assert not any(actor.at.node_id in self.draining for actor in claimed)
+        inhabited = {actor.at.node_id for actor in self.actors.values()}
+        assert inhabited <= self.agents <= inhabited | (usable if self.pool.unmet() else set())
         assert {info.sandbox_id for info in self.pool.live()} == {a.info.sandbox_id for a in claimed if a.info}
         assert not any(a.info.idempotency_key in self.abandoned for a in claimed if a.info)
         warm = sum(actor.state == "warm" for actor in self.actors.values())
         assert warm >= min(self.warm, len(self.actors) - len(claimed))
         assert not self.pool.over_quota
         if self.open:
-            assert len(claimed) >= self.sandboxes
+            assert len(claimed) == len(self.actors)
 
 
 TestAnyOrder = AnyOrder.TestCase
