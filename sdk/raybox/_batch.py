@@ -148,7 +148,8 @@ def result_of(event: Mapping[str, Any]) -> ItemResult:
     execution = run.execution
     error = execution.error
     if (said := event.get("error")) is not None:
-        error = ExecutionError(str(said.get("kind")), str(said.get("message")), "")
+        kind = str(said.get("kind"))
+        error = ExecutionError(kind, str(said.get("message")), "", kind=kind)
     return ItemResult(
         index=event["index"],
         id=event.get("id"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 
@@ -107,3 +110,31 @@ def test_a_batch_that_is_left_leaves_nothing(running_pool: RunningPool) -> None:
     with Sandbox.create():
         wait_until(lambda: len(sandboxes()) == 1, 30)
     at_rest(running_pool)
+
+
+OVER_RAY = """
+import sys, ray, raybox
+ray.init(logging_level="error")
+pool = raybox.connect(transport="ray", pool=sys.argv[1])
+items = (f"import time; time.sleep(0.01); print({number})" for number in range(60))
+found = {result.index: result.stdout for result in pool.exec_many(items, kind="program", max_in_flight=2)}
+assert found == {number: f"{number}\\n" for number in range(60)}, found
+results = pool.exec_many(iter(lambda: "1", None))
+print(next(results).status)
+results.close()
+"""
+
+
+def test_over_ray_it_is_the_same(running_pool: RunningPool) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAYBOX_")}
+    environment = {name: value for name, value in running_pool.environment.items() if name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", OVER_RAY, running_pool.name],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=inherited | environment,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    wait_until(lambda: sandboxes() == [], 30)
