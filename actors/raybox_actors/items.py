@@ -144,6 +144,8 @@ async def _run_program(item: ItemRequest, place: Place, around: Surroundings, ex
         value = f"the program did not end within {item.timeout_s:g} s and was killed"
         execution.finish(CodeError("ExecutionTimeout", value, (f"ExecutionTimeout: {value}",), kind="timeout"))
         return "timeout", None, files
+    if status is None:  # nobody knows how it ended
+        raise InternalError("the item's zygote went away")
     execution.finish()
     return ("ok" if status == 0 else "error"), status, files
 
