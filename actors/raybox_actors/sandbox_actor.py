@@ -66,6 +66,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    Lease,
     LogEntry,
     ResourceUsage,
     SandboxInfo,
@@ -228,6 +229,15 @@ class SandboxActor:
         self._move_deadline(time.time() + self._checked(timeout_s))
         if timeout_s == 0:
             await self._ended(epoch)
+
+    async def renew_lease(self, sandbox_id: str, lease: Lease) -> SandboxInfo:
+        """Extend the deadline to at least now + the lease's ttl, and remember its owners. For the pool manager."""
+        end_at_s = time.time() + self._checked(lease.ttl_s)
+        info = self._info = dataclasses.replace(self._current(sandbox_id), lease=lease)
+        if end_at_s > info.end_at_s:
+            return self._move_deadline(end_at_s)
+        self._notify()
+        return info
 
     @ray.method(concurrency_group="control")
     async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
@@ -492,6 +502,7 @@ class SandboxActor:
             auto_pause=request.auto_pause,
             node_id=self._node_id,
             idempotency_key=request.idempotency_key,
+            lease=request.lease,
         )
 
     def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:

@@ -21,6 +21,28 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseOwner:
+    """Who holds a lease. `id` is Ray's (hex digits) for a job, an actor or a process; a name of the holder's own for
+    `heartbeat`, which lives as long as it says so; nothing for `none`, which never dies."""
+
+    kind: Literal["none", "heartbeat", "job", "actor", "process"]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a leased sandbox knows of its lease, so that a new manager knows it, too; the deadline is the sandbox's own.
+
+    `key` is unique among the leases of `SandboxInfo.owner`; `ttl_s` is what the last use granted. The sandbox is ended
+    when the last of `owners` has died.
+    """
+
+    key: str
+    ttl_s: float
+    owners: tuple[LeaseOwner, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CreateRequest:
     """What a caller asks for. `timeout_s` counts from the claim; times on the wire are whole seconds."""
 
@@ -41,6 +63,7 @@ class CreateRequest:
     near_node_id: str = ""  #: Ray's id of a node; a free slot there is preferred
     #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
     resources: dict[str, float] = field(default_factory=dict)
+    lease: Lease | None = None  #: through the pool manager only
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +88,7 @@ class SandboxInfo:
     node_id: str = ""
     idempotency_key: str | None = None  #: of its creation; how a restarted manager knows what it has promised
     timings_ms: dict[str, float] = field(default_factory=dict)  #: of its creation: queued, claimed, ready
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +237,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """`capacity` is the number of sandboxes that may live at once; `warm` ones need no walls built."""
+    """`capacity` is the number of sandboxes that may live at once; `warm` ones need no walls built. Orphaned leases are
+    those whose owners are all dead and whose sandbox is not gone yet: more than a moment after that there are none."""
 
     nodes: list[NodeStatus]
     slots_by_state: dict[str, int]
@@ -221,6 +246,8 @@ class PoolStatus:
     warm: int
     busy: int  #: sandboxes with an execution running
     claims_waiting: int
+    leases: int = 0
+    orphaned_leases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    LeaseOwner,
     LogEntry,
     PoolCapacity,
     PoolStatus,
@@ -97,6 +98,23 @@ class Backend(Protocol):
 
     async def logs(self, sandbox_id: str) -> list[LogEntry]:
         """What happened in the life of the sandbox, oldest first; also of one that ended, for a while."""
+        ...
+
+    async def lease(self, request: CreateRequest, *, recreate: bool) -> tuple[SandboxInfo, bool]:
+        """The sandbox of `request.lease`, of which the request's owner has the key; made if there is none, and then the
+        flag is true. SandboxLost, once, if it has died of itself, unless `recreate`."""
+        ...
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        """End a lease and its sandbox. False if there is none, or if it has another sandbox than the one given."""
+        ...
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        """A sign of life of an owner; how many leases it has."""
+        ...
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        """A sign of life of all owners of one lease that send any; whether there is such a lease."""
         ...
 
     async def status(self) -> PoolStatus: ...

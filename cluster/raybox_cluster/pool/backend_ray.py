@@ -32,6 +32,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    LeaseOwner,
     LogEntry,
     PoolCapacity,
     PoolStatus,
@@ -97,6 +98,23 @@ class RayBackend:
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         return cast(PoolCapacity, await self._ask_manager(lambda manager: manager.capacity.remote(owner, quota)))
+
+    async def lease(self, request: CreateRequest, *, recreate: bool) -> tuple[SandboxInfo, bool]:
+        # Should the manager be replaced meanwhile, the sandbox that it made for this request is known by the key.
+        request = replace(request, idempotency_key=_new_key())
+        told = await self._ask_manager(lambda manager: manager.lease.remote(request, recreate))
+        return cast("tuple[SandboxInfo, bool]", told)
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        return cast(
+            bool, await self._ask_manager(lambda manager: manager.release_lease.remote(api_key, key, sandbox_id))
+        )
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        return cast(int, await self._ask_manager(lambda manager: manager.heartbeat.remote(owner)))
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        return cast(bool, await self._ask_manager(lambda manager: manager.heartbeat_lease.remote(api_key, key)))
 
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
         return cast("tuple[SandboxInfo, bool]", await self._call("connect", sandbox_id, timeout_s))

@@ -35,7 +35,15 @@ from raybox_actors.errors import (
 )
 from raybox_actors.isolation.policy import effective
 from raybox_actors.plain import PlainError, plain_error, plainly
-from raybox_actors.values import CreateRequest, PoolCapacity, PoolStatus, Quota, SandboxInfo, SlotDescription
+from raybox_actors.values import (
+    CreateRequest,
+    LeaseOwner,
+    PoolCapacity,
+    PoolStatus,
+    Quota,
+    SandboxInfo,
+    SlotDescription,
+)
 from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
@@ -59,8 +67,12 @@ from raybox_cluster.pool.instructions import (
     StopSlot,
 )
 from raybox_cluster.pool.leaks import LeakCounts
+from raybox_cluster.pool.lease_keeper import LeaseKeeper
+from raybox_cluster.pool.leases import LeaseId
+from raybox_cluster.pool.owners import OWNER_CHECK_S
 from raybox_cluster.pool.placement import RayNode, fitting, may_host, sandbox_bundle
 from raybox_cluster.pool.quotas import Use
+from raybox_cluster.pool.ray_owners import look_up
 from raybox_cluster.pool.state import PoolState
 
 logger = logging.getLogger(__name__)
@@ -116,6 +128,10 @@ class PoolManager:
         self._checking: set[str] = set()
         #: Descriptions asked for and not had yet.
         self._asking: dict[SlotKey, asyncio.Task[None]] = {}
+        self._leases = LeaseKeeper(
+            self._claim, self._state.claimed, self._call_sandbox, lambda owners: asyncio.to_thread(look_up, owners)
+        )
+        self._spawn(self._keep_up_leases())
         self._spawn(self._keep_up())  # on the actor's loop: Ray runs all of an async actor there
 
     # ---- what others call ----
@@ -149,6 +165,26 @@ class PoolManager:
         info: SandboxInfo = await asyncio.shield(task)
         return info
 
+    async def lease(self, request: CreateRequest, recreate: bool = False) -> tuple[SandboxInfo, bool]:
+        """LeaseKeeper.lease. Calls of one lease take turns; one whose caller has gone is finished all the same."""
+        await self._recovered.wait()
+        return await self._leases.lease(request, recreate=recreate)
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        """LeaseKeeper.release; returns when nothing of the sandbox is left."""
+        await self._recovered.wait()
+        return await self._leases.release(LeaseId(api_key, key), sandbox_id)
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        """How many leases this owner has."""
+        await self._recovered.wait()
+        return self._leases.heartbeat(owner)
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        """A sign of life of all owners of one lease that send any; whether there is such a lease."""
+        await self._recovered.wait()
+        return self._leases.heartbeat_of(LeaseId(api_key, key))
+
     async def free_slots(self, limit: int) -> list[str]:
         """Names of actors that may be claimed directly, those to be used first at the front; none while claims wait."""
         await self._recovered.wait()
@@ -177,7 +213,7 @@ class PoolManager:
 
     async def status(self) -> PoolStatus:
         await self._recovered.wait()
-        return self._leaks.added_to(self._state.status())
+        return self._leases.added_to(self._leaks.added_to(self._state.status()))
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         """What an API key of this name and quota may start now."""
@@ -459,6 +495,33 @@ class PoolManager:
                 self._note(f"sweep: {error!r}")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
+    async def _keep_up_leases(self) -> None:
+        await self._recovered.wait()
+        while True:
+            try:
+                await self._leases.tick()
+                self._leaks.record_orphans(self._leases.orphans)
+            except Exception as error:
+                logger.exception("leases")
+                self._note(f"leases: {error!r}")
+            await asyncio.sleep(OWNER_CHECK_S)
+
+    async def _call_sandbox(self, sandbox_id: str, method: str, *arguments: object) -> Any:
+        """One call of the sandbox's actor. SandboxLost if that is dead; InternalError if it does not answer."""
+        parts = ids.parse(sandbox_id)
+        assert parts is not None
+        try:
+            handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, parts.node, parts.slot))
+            return await answer(getattr(handle, method).remote(sandbox_id, *arguments), CLAIM_TIMEOUT_S)
+        except (ActorDiedError, ValueError):
+            cause = self._state.tombstones.get(sandbox_id)
+            if cause is None:
+                nodes = await asyncio.to_thread(alive_nodes)
+                cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
+            raise SandboxLost(sandbox_id, cause) from None
+        except (RayActorError, TimeoutError) as error:
+            raise InternalError(f"the sandbox's actor cannot be reached: {error}"[:500]) from None
+
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
         known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
@@ -482,6 +545,7 @@ class PoolManager:
             await asyncio.wait(self._asking.values())
         if recovering:
             self._remember_keys()
+            self._leases.reconcile()
         for node in nodes:
             self._tell(self._seen(node))
         for node_id in agents:

@@ -111,6 +111,10 @@ class PoolState:
     def live(self) -> Iterator[SandboxInfo]:
         """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
         its actor's last word is that it starts."""
+        return (info for info, runs in self.claimed() if runs)
+
+    def claimed(self) -> Iterator[tuple[SandboxInfo, bool]]:
+        """Every sandbox that is somebody's, as last described, and whether it is one of `live`."""
         for slot in self.slots.values():
             if slot.stopping:  # what is there is the claim that StopSlot itself made
                 continue
@@ -118,8 +122,7 @@ class PoolState:
             if known is None or known.info is None:
                 continue
             given = known.state == "starting" and slot.claimed_epoch >= known.epoch
-            if given or known.state in ("running", "paused"):
-                yield known.info
+            yield known.info, given or known.state in ("running", "paused")
 
     def status(self) -> PoolStatus:
         by_state: dict[str, int] = {}
@@ -167,18 +170,16 @@ class PoolState:
         )
 
     def free_slots(self, limit: int) -> list[SlotKey]:
-        """Slots that a gateway may claim directly, the warm ones first. None while claims wait: whoever comes later
-        must not go before them."""
+        """Slots that a gateway may claim directly, in the order of the policy, on each node the warm ones first. None
+        while claims wait: whoever comes later must not go before them."""
         if self.waiting:
             return []
-        keys: list[SlotKey] = []
-        for bucket in ("warm", "idle"):
-            free = [
-                (n.taken, [s.key for s in n.buckets[bucket].values() if not s.prepare_ordered])
-                for n in self.nodes.values()
-            ]
-            keys += in_turn(self.placement, free, limit - len(keys))
-        return keys
+        nodes = sorted(self.nodes.values(), key=lambda node: not node.buckets["warm"])
+        free = [
+            (n.taken, [s.key for b in ("warm", "idle") for s in n.buckets[b].values() if not s.prepare_ordered])
+            for n in nodes
+        ]
+        return in_turn(self.placement, free, limit)
 
     def unmet(self) -> int:
         """So many of the wanted slots fit on no node that lives."""
@@ -536,16 +537,19 @@ class PoolState:
     # ---- bookkeeping ----
 
     def _soonest(self, near_node_id: str) -> Slot:
-        """The free slot that a claim takes; there must be one."""
-        bucket = next(bucket for bucket in FREE if self.buckets[bucket])
+        """The free slot that a claim takes, of which there must be one: near, or where the policy says, and there the
+        one that is ready soonest."""
         sign = 1 if self.placement == "spread" else -1
-        node = min((n for n in self.nodes.values() if n.buckets[bucket]), key=lambda n: sign * n.taken)
-        if near := self.nodes.get(near_node_id):
-            for there in FREE:
-                if near.buckets[there]:
-                    node, bucket = near, there
+        best: tuple[tuple[bool, int, int], Slot] | None = None
+        for node in self.nodes.values():
+            for rank, bucket in enumerate(FREE):
+                if node.buckets[bucket]:
+                    key = (node.node_id != near_node_id, sign * node.taken, rank)
+                    if best is None or key < best[0]:
+                        best = key, next(iter(node.buckets[bucket].values()))
                     break
-        return next(iter(node.buckets[bucket].values()))
+        assert best is not None
+        return best[1]
 
     @property
     def _missing(self) -> int:

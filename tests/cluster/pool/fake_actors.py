@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,7 +15,7 @@ from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name,
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, Lease, SandboxInfo, SlotDescription
 
 
 class FakeNodeAgent:
@@ -102,6 +103,7 @@ class FakeSandboxActor:
             request.owner,
             node_id=self.node_id,
             idempotency_key=request.idempotency_key,
+            lease=request.lease,
         )
         warm = self.life.state == "warm"
         info = self.info_now
@@ -119,6 +121,10 @@ class FakeSandboxActor:
 
     async def info(self, sandbox_id: str) -> SandboxInfo:
         return self.current(sandbox_id)
+
+    async def renew_lease(self, sandbox_id: str, lease: Lease) -> SandboxInfo:
+        info = self.info_now = replace(self.current(sandbox_id), lease=lease)
+        return info
 
     async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
         self.current(sandbox_id)
