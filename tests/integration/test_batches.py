@@ -55,7 +55,7 @@ def test_two_hundred_items_and_a_sandbox_that_is_lost(running_pool: RunningPool)
     assert Counter(result.status for result in results) == {"ok": 200}, [one for one in results if not one.ok]
     assert all((result.stdout, result.id) == (f"{result.index}\n", f"case {result.index}") for result in results)
     assert max(result.attempts for result in results) == 2
-    assert sandboxes() == []
+    wait_until(lambda: sandboxes() == [], 10)
     at_rest(running_pool)
 
 
