@@ -39,6 +39,7 @@ from .routes_batch import batch_routes
 from .routes_capacity import capacity_routes
 from .routes_envd import files_query
 from .routes_execute import Executions
+from .routes_gangs import gang_routes
 from .routes_leases import lease_routes
 from .routes_observing import observing_routes
 from .routes_run_code import RUN_CODE_PATH, run_code_routes
@@ -103,6 +104,7 @@ class Gateway(FastAPI):
         self.include_router(capacity_routes(backend))
         self.include_router(batch_routes(backend, keepalive_s, max_timeout_s))
         self.include_router(run_code_routes(backend, max_timeout_s))
+        self.include_router(gang_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(lease_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(status_routes(backend))
 
