@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import raybox
 from benchmarks.peers import run, stock_kernel
 from benchmarks.pool import pool
 from benchmarks.report import Report, main, median_ms, p95_ms, progress
@@ -17,56 +18,32 @@ WARM_UP = 20
 
 def measure(report: Report) -> None:
     progress("a pool and a stock kernel")
-    with (
-        pool(sandboxes=2, warm=2) as running,
-        stock_kernel() as client,
-        running.joined(),
-        Sandbox.create() as over_http,
-        Sandbox.create(transport="ray") as over_ray,
-    ):
-        raw, http, ray = in_turns(lambda: run(client, "1+1"), lambda: one(over_http), lambda: one(over_ray))
-    report.add("raw_ms", median_ms(raw), "stock ipykernel, raw round trip", "ms")
-    report.add("http_ms", median_ms(http), "raybox over HTTP", "ms")
-    report.add("http_p95_ms", p95_ms(http), "raybox over HTTP, 95 of 100", "ms")
-    report.add("http_ratio", median_ms(http) / median_ms(raw), "raybox over HTTP against raw", "x")
-    add_ray(report, ray, raw)
+    with pool(sandboxes=1, warm=1) as running, stock_kernel() as client, Sandbox.create() as http, running.joined():
+        ray = raybox.connect(f"ray://{running.name}").connect(http.sandbox_id)
+        times = in_turns({"raw": lambda: run(client, "1+1"), "http": lambda: add(http), "ray": lambda: add(ray)})
+    report.add("raw_ms", median_ms(times["raw"]), "stock ipykernel, raw round trip", "ms")
+    for way, words in (("http", "over HTTP"), ("ray", "over Ray")):
+        report.add(f"{way}_ms", median_ms(times[way]), f"raybox {words}", "ms")
+        report.add(f"{way}_p95_ms", p95_ms(times[way]), f"raybox {words}, 95 of 100", "ms")
+        report.add(f"{way}_ratio", median_ms(times[way]) / median_ms(times["raw"]), f"raybox {words} against raw", "x")
 
 
-def measure_ray(report: Report) -> None:
-    """The part of it that is over Ray alone."""
-    progress("a pool that is spoken to over Ray, and a stock kernel")
-    with (
-        pool(sandboxes=1, warm=1) as running,
-        stock_kernel() as client,
-        running.joined(),
-        Sandbox.create(transport="ray") as over_ray,
-    ):
-        raw, ray = in_turns(lambda: run(client, "1+1"), lambda: one(over_ray))
-    add_ray(report, ray, raw)
-
-
-def add_ray(report: Report, ray: list[float], raw: list[float]) -> None:
-    report.add("ray_ms", median_ms(ray), "raybox over Ray", "ms")
-    report.add("ray_p95_ms", p95_ms(ray), "raybox over Ray, 95 of 100", "ms")
-    report.add("ray_ratio", median_ms(ray) / median_ms(raw), "raybox over Ray against raw", "x")
-
-
-def one(sandbox: Sandbox) -> None:
+def add(sandbox: Sandbox) -> None:
     assert sandbox.run_code("1+1").text == "2"
 
 
-def in_turns(*ways: Callable[[], object]) -> list[list[float]]:
-    """Seconds of each round of each, block by block, so that all see the same machine."""
-    times: list[list[float]] = [[] for _ in ways]
-    for way in ways:
+def in_turns(ways: Mapping[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """Seconds of each round of each way; in turns, so that all see the same machine."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for call in ways.values():
         for _ in range(WARM_UP):
-            way()
+            call()
     for _ in range(BLOCKS):
-        for way, taken in zip(ways, times, strict=True):
+        for way, call in ways.items():
             for _ in range(ROUNDS // BLOCKS):
                 began = time.perf_counter()
-                way()
-                taken.append(time.perf_counter() - began)
+                call()
+                times[way].append(time.perf_counter() - began)
     return times
 
 

@@ -35,13 +35,13 @@ class BenchPool:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """This process is a driver in the pool's Ray cluster meanwhile."""
-        import ray
-
+        """This process is a driver in the pool's Ray; once in a process, because Ray keeps what it reads at import."""
         record = cli_state.read(self.name)
         assert record is not None
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": record.token_path}
-        ray.init(record.ray_address, logging_level=logging.ERROR, log_to_driver=False)
+        import ray
+
+        ray.init(address=record.ray_address, log_to_driver=False, logging_level=logging.ERROR)
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.execute import measure_ray
+from benchmarks import execute
 from benchmarks.pool import BenchPool, Process, descendants, pool
 from benchmarks.report import Report, main, progress
 from raybox import AsyncSandbox
@@ -49,8 +49,8 @@ def measure(report: Report) -> None:
     progress(f"{CREATES} creates and kills, {CREATORS} at a time")
     with pool(2 * CREATORS, CREATORS, options=SMALL):
         report.add("creates_per_s", asyncio.run(sustained()), "creates and kills per second, sustained")
-    measure_ray(report)
     measure_growth(report)
+    execute.measure(report)
 
 
 def measure_growth(report: Report) -> None:
