@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -370,7 +369,6 @@ def nothing_is_left() -> None:
 
     wait_until(lambda: open_exchanges() == 0, 10, open_exchanges)
     wait_until(lambda: Sandbox.list().next_items() == [], 10, lambda: Sandbox.list().next_items())
-    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "raybox-pulse"], 20)
 
 
 def main() -> None:
