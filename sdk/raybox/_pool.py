@@ -26,6 +26,7 @@ class CreateParams(ApiParams, total=False):
     lifecycle: Mapping[str, Any] | None
     volume_mounts: Mapping[str, Any] | None
     idempotency_key: str | None
+    wait_s: float | None
     locality: Literal["caller"] | None
 
 
