@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +38,9 @@ class BenchPool:
         status: dict[str, object] = answer.json()
         return status
 
-    def wait_for_warm(self, count: int) -> None:
+    def wait_for_warm(self, count: int, limit_s: float = REST_LIMIT_S) -> None:
         """Return when at least `count` sandboxes are warm and none is on its way in or out."""
-        deadline = time.monotonic() + REST_LIMIT_S
+        deadline = time.monotonic() + limit_s
         while True:
             states = self.status()["slots_by_state"]
             assert isinstance(states, dict)
@@ -53,14 +53,20 @@ class BenchPool:
 
 
 @contextlib.contextmanager
-def pool(sandboxes: int, warm: int, python: str = sys.executable) -> Iterator[BenchPool]:
-    """A running pool of its own, at rest; gone at the end. `python`: whose raybox it is.
+def pool(
+    sandboxes: int,
+    warm: int,
+    python: str = sys.executable,
+    options: Sequence[str] = (),
+    limit_s: float = REST_LIMIT_S,
+) -> Iterator[BenchPool]:
+    """A running pool of its own, at rest; gone at the end. `python`: whose raybox it is. `options`: more of `up`'s.
 
     The SDK speaks to the one that came last, or that `address` was called of.
     """
     name = f"bench{os.getpid()}-{next(_numbers)}"
     command = [python, "-m", "raybox_cluster"]
-    numbers = ["--port", "0", "--sandboxes", str(sandboxes), "--warm", str(warm)]
+    numbers = ["--port", "0", "--sandboxes", str(sandboxes), "--warm", str(warm), *options]
     subprocess.run(
         [*command, "up", "--detach", "--name", name, "--address", "local", *numbers],
         check=True,
@@ -72,16 +78,16 @@ def pool(sandboxes: int, warm: int, python: str = sys.executable) -> Iterator[Be
         assert record is not None
         running = BenchPool(name, record.url, record.api_key, record.pid)
         running.address()
-        wait_for_slots(running, sandboxes)
-        running.wait_for_warm(warm)
+        wait_for_slots(running, sandboxes, limit_s)
+        running.wait_for_warm(warm, limit_s)
         yield running
     finally:
         subprocess.run([*command, "down", "--name", name], check=True, stderr=subprocess.DEVNULL)
 
 
-def wait_for_slots(running: BenchPool, count: int) -> None:
+def wait_for_slots(running: BenchPool, count: int, limit_s: float) -> None:
     """Every actor that the pool is to have has been started."""
-    deadline = time.monotonic() + REST_LIMIT_S
+    deadline = time.monotonic() + limit_s
     while True:
         states = running.status()["slots_by_state"]
         assert isinstance(states, dict)

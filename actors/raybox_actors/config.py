@@ -9,6 +9,8 @@ from raybox_actors.isolation.capabilities import Require
 from raybox_actors.isolation.policy import Limits
 from raybox_actors.network.rules import DEFAULT_DENIED
 
+#: Where a sandbox goes when several nodes could take it: to the least used, or to the most used that has room.
+Placement = Literal["spread", "pack"]
 #: Ray namespace of every actor of every pool.
 NAMESPACE = "raybox"
 
@@ -21,7 +23,15 @@ class PoolConfig:
     secret: bytes = field(default=b"", repr=False)  #: keys the tags of sandbox ids
     template: str = "default"
     sandboxes: int = 8  #: slots over all nodes: the most sandboxes that may live at once
+    min_sandboxes: int | None = None  #: so many slots are kept without demand; None: all of them
+    idle_s: float = 60.0  #: slots above min_sandboxes are kept so long after they were last needed
+    placement: Placement = "spread"
+    node_labels: tuple[tuple[str, str], ...] = ()  #: conditions that a node must meet to host, as placement.Selector
+    cpu_request: float = 0.1  #: CPUs that one sandbox asks Ray for; what it may use is `cpu_count`
+    memory_request_mib: int = 256  #: the same of memory
+    drain_grace_s: float = 60.0  #: sandboxes of a node that is going away, but not at a known time, end after it
     warm: int = 2  #: how many of the free ones are kept with walls up and a kernel parked
+    warm_per_node: int = 0  #: the same of each node, at least
     run_dir: str = "/run/raybox"  #: sockets of a node live in <run_dir>/<name>/<node>; short, for unix socket paths
     admission_wait_s: float = 5.0  #: how long a create may wait for a slot before `capacity`
     max_admission_wait_s: float = 600.0  #: the longest that one may ask to wait
@@ -52,6 +62,15 @@ def node_agent_name(config: PoolConfig, node_id: str) -> str:
     return f"{config.name}-node-{node_id[:12]}"
 
 
+def placement_name(config: PoolConfig, gang_id: str) -> str:
+    """Of the gang's placement group, if it needs one."""
+    return f"{config.name}-{gang_id}"
+
+
+def front_name(config: PoolConfig, node_id: str) -> str:
+    return f"{config.name}-front-{node_id[:12]}"
+
+
 def sandbox_actor_name(config: PoolConfig, node_id: str, slot: int) -> str:
     return f"{config.name}-sandbox-{node_id[:12]}-{slot}"
 
@@ -74,4 +93,5 @@ class NodeFacts:
     skeleton: str  #: folder with the sandboxes' own files of /etc
     layers: bool = False  #: system folders can be made writable, as layers (isolation/layers.py)
     resources: dict[str, float] = field(default_factory=dict)  #: the template's, for policy.effective
+    no_network: str = ""  #: why this node cannot give its sandboxes the network that the pool gives
     languages: dict[str, LanguageKernel] = field(default_factory=dict)  #: that are installed, besides Python

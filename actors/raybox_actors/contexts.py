@@ -198,7 +198,7 @@ class Context:
             return CodeError("OutOfMemory", value, (f"OutOfMemory: {value}",), kind="oom")
         if overdue:
             value = f"the cell did not end within {execution.request.timeout_s:g} s and was interrupted; {state}"
-            return CodeError("ExecutionTimeout", value, (f"ExecutionTimeout: {value}",))
+            return CodeError("ExecutionTimeout", value, (f"ExecutionTimeout: {value}",), kind="timeout")
         if finished.lost and not self._begun:
             return closed(f"The kernel had ended before the cell began ({finished.reason}); {state}")
         if finished.lost:

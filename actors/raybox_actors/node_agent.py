@@ -23,6 +23,7 @@ from raybox_actors.isolation.policy import SKELETONS, WallsPolicy
 from raybox_actors.isolation.probes import probe, token_of_ray
 from raybox_actors.isolation.walls import write_skeleton
 from raybox_actors.kernels.zygote_client import wait_readable
+from raybox_actors.network.egress import egress_available
 from raybox_actors.network.rules import RESOLVER_ADDRESS
 from raybox_actors.node_folder import NodeFolder
 from raybox_actors.zygote_process import ZygoteProcess, spawn_zygote
@@ -121,8 +122,16 @@ class NodeAgent:
             read_only = tuple(map(str, folders))
             if failure := await asyncio.to_thread(layers_failure):
                 logger.warning("sandboxes have read-only system folders: no layers on this machine: %s", failure)
+            no_network = egress_available() if self._config.network == "egress" else None
             self._facts = NodeFacts(
-                address, str(template.python), read_only, str(skeleton), not failure, resources_of(template), languages
+                address,
+                str(template.python),
+                read_only,
+                str(skeleton),
+                not failure,
+                resources_of(template),
+                no_network or "",
+                languages,
             )
             adopt_orphans()
             self._sweep()

@@ -13,7 +13,7 @@ from raybox_actors.values import EventBatch
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-#: An error as data: `kind`, `message`, `retryable`, `should_mask_sample`, and what the kind has besides.
+#: An error as data: `error` (its class), `kind`, `message`, `retryable`, `should_mask_sample`, and what it has besides.
 PlainError: TypeAlias = dict[str, object]
 #: Of an EventBatch: first_seq, count, lines, done.
 PlainBatch: TypeAlias = tuple[int, int, bytes, bool]
@@ -32,6 +32,7 @@ async def plainly(work: Awaitable[Value]) -> Value | PlainError:
 
 def plain_error(error: RayboxError) -> PlainError:
     fields: PlainError = {
+        "error": type(error).__name__,
         "kind": error.kind,
         "message": str(error),
         "retryable": error.retryable,
@@ -39,7 +40,7 @@ def plain_error(error: RayboxError) -> PlainError:
     }
     if isinstance(error, SandboxLost):
         fields["cause"] = error.cause
-    elif isinstance(error, NotFound):
+    elif type(error) is NotFound:
         fields["what"], fields["name"] = error.what, error.name
     elif isinstance(error, NoCapacity):
         fields["retry_after_s"] = error.retry_after_s

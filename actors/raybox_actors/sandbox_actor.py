@@ -64,6 +64,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    Lease,
     LogEntry,
     ResourceUsage,
     SandboxInfo,
@@ -93,8 +94,8 @@ class SandboxActor:
     other that is not the current one.
     """
 
-    def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
-        self._config, self._node_id, self._slot = config, node_id, slot
+    def __init__(self, config: PoolConfig, node_id: str, slot: int, placement: str = "") -> None:
+        self._config, self._node_id, self._slot, self._placement = config, node_id, slot, placement
         self._host_slot = host_slot(node_id, slot)
         self._name = sandbox_actor_name(config, node_id, slot)
         self._life = Lifecycle()
@@ -105,9 +106,7 @@ class SandboxActor:
         self._running_told = 0  #: what the pool was last told of the executions that run
         self._info: SandboxInfo | None = None
         self._session: Session | None = None
-        self._egress: EgressHost | None = None
-        if config.network == "egress":
-            self._egress = EgressHost(self._host_slot, EgressOptions(config.network_denied_cidrs, config.network_dns))
+        self._egress: EgressHost | None = None  #: once started, where there is a network
         self._building: asyncio.Task[None] | None = None
         self._claims: dict[str, asyncio.Future[AnswerClaim]] = {}
         self._changed = asyncio.Event()
@@ -133,7 +132,10 @@ class SandboxActor:
         agent = await asyncio.to_thread(
             ray.get_actor, node_agent_name(self._config, self._node_id), namespace=NAMESPACE
         )
-        self._facts = await agent.facts.remote()
+        self._facts = facts = await agent.facts.remote()
+        if self._config.network == "egress" and not facts.no_network:
+            options = EgressOptions(self._config.network_denied_cidrs, self._config.network_dns)
+            self._egress = EgressHost(self._host_slot, options)
         self._spawn(self._watch_pool())
         return self._describe()
 
@@ -186,6 +188,13 @@ class SandboxActor:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
 
+    async def confirm(self, sandbox_id: str, timeout_s: float) -> SlotDescription:
+        """The gang of this sandbox is whole: from now on it is its creator's, for timeout_s. Idempotent."""
+        info = self._current(sandbox_id)
+        self._info = dataclasses.replace(info, pending=False)
+        self._move_deadline(time.time() + self._checked(timeout_s))
+        return self._describe()
+
     @ray.method(concurrency_group="control")
     async def describe(self) -> SlotDescription:
         return await self._on_loop(self._described)
@@ -225,6 +234,15 @@ class SandboxActor:
         self._move_deadline(time.time() + self._checked(timeout_s))
         if timeout_s == 0:
             await self._ended(epoch)
+
+    async def renew_lease(self, sandbox_id: str, lease: Lease) -> SandboxInfo:
+        """Extend the deadline to at least now + the lease's ttl, and remember its owners. For the pool manager."""
+        end_at_s = time.time() + self._checked(lease.ttl_s)
+        info = self._info = dataclasses.replace(self._current(sandbox_id), lease=lease)
+        if end_at_s > info.end_at_s:
+            return self._move_deadline(end_at_s)
+        self._notify()
+        return info
 
     @ray.method(concurrency_group="control")
     async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
@@ -288,8 +306,14 @@ class SandboxActor:
 
     def _network(self, network: dict[str, object] | None, allow_internet_access: bool) -> NetworkRequest:
         request = parse_request(network or {}, allow_internet_access)
-        if self._egress is None and request.wants_network:
-            raise BadRequest(NO_NETWORK)
+        if self._egress is None:
+            if allow_internet_access and self._facts is not None and self._facts.no_network:
+                raise BadRequest(
+                    f"no node of this pool can give sandboxes a network ({self._facts.no_network}); create without one,"
+                    " with allow_internet_access=False"
+                )
+            if request.wants_network:
+                raise BadRequest(NO_NETWORK)
         return request
 
     # ---- executions and contexts ----
@@ -363,6 +387,15 @@ class SandboxActor:
                     self._running(sandbox_id).interrupt(execution_id)
 
         await plainly(self._on_loop(interrupt))
+
+    @ray.method(concurrency_group="control")
+    async def halt(self, sandbox_id: str, execution_id: str) -> PlainError | None:
+        """`interrupt`; nothing when that is done."""
+
+        async def interrupt() -> None:
+            self._running(sandbox_id).interrupt(execution_id)
+
+        return await plainly(self._on_loop(interrupt))
 
     @ray.method(concurrency_group="control")
     async def look(self, sandbox_id: str) -> PlainError | None:
@@ -446,6 +479,7 @@ class SandboxActor:
             info=self._info if self._life.sandbox_id is not None else None,
             executions_running=self._session.executions_running if self._session is not None else 0,
             sequence=self._sequence,
+            placement=self._placement,
         )
 
     def _limits(self, asked: dict[str, float]) -> Limits:
@@ -472,6 +506,9 @@ class SandboxActor:
             auto_pause=request.auto_pause,
             node_id=self._node_id,
             idempotency_key=request.idempotency_key,
+            gang=request.gang,
+            pending=bool(request.gang),
+            lease=request.lease,
         )
 
     def _begin_log(self, sandbox_id: str, request: CreateRequest, now: float) -> None:

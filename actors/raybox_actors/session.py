@@ -44,6 +44,7 @@ Answer = TypeVar("Answer")
 #: Killing all there is in a sandbox takes about 5 ms. It takes for ever where a dead kernel is a zombie of somebody
 #: outside who does not reap; its memory and its mounts are gone all the same.
 CLOSE_LIMIT_S = 5.0
+CANCEL_AGAIN_S = 1.0
 #: A dead process leaves its cgroup a moment after its end is known.
 CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
 
@@ -176,7 +177,8 @@ class Session:
         """Whether the walls have ended by then, or are about to be closed."""
         if not self._closing:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._walls_ended.wait(), within_s)
+                async with asyncio.timeout(within_s):  # `wait_for` of Python 3.11 may lose a cancellation
+                    await self._walls_ended.wait()
         return self._closing or self._walls_ended.is_set()
 
     async def parked(self) -> None:
@@ -494,7 +496,8 @@ class Session:
             while self._tasks:
                 for task in self._tasks:
                     task.cancel()
-                await asyncio.wait(self._tasks)
+                # Again, should one have lost its cancellation: a slot that never ends is a slot less for ever.
+                await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_S)
             await self._agent.stop()
             ended = await asyncio.gather(
                 *(context.remove() for context in self._contexts.values()), return_exceptions=True

@@ -21,6 +21,37 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberReport:
+    """What had become of one sandbox of a gang when the gang failed; all that was made has been given back."""
+
+    index: int
+    state: Literal["ready", "failed", "not_started"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOwner:
+    """Who holds a lease. `id` is Ray's (hex digits) for a job, an actor or a process; a name of the holder's own for
+    `heartbeat`, which lives as long as it says so; nothing for `none`, which never dies."""
+
+    kind: Literal["none", "heartbeat", "job", "actor", "process"]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a leased sandbox knows of its lease, so that a new manager knows it, too; the deadline is the sandbox's own.
+
+    `key` is unique among the leases of `SandboxInfo.owner`; `ttl_s` is what the last use granted. The sandbox is ended
+    when the last of `owners` has died.
+    """
+
+    key: str
+    ttl_s: float
+    owners: tuple[LeaseOwner, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CreateRequest:
     """What a caller asks for. `timeout_s` counts from the claim; times on the wire are whole seconds."""
 
@@ -38,8 +69,11 @@ class CreateRequest:
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
+    gang: str = ""  #: that it is a member of; then it is pending until `SandboxActor.confirm`
+    near_node_id: str = ""  #: Ray's id of a node; a free slot there is preferred
     #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
     resources: dict[str, float] = field(default_factory=dict)
+    lease: Lease | None = None  #: through the pool manager only
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +97,10 @@ class SandboxInfo:
     auto_pause: bool = False
     node_id: str = ""
     idempotency_key: str | None = None  #: of its creation; how a restarted manager knows what it has promised
+    gang: str = ""  #: id of the gang that it was created in, all or nothing
+    pending: bool = False  #: its gang is not whole yet: nobody has it, and it ends soon by itself
     timings_ms: dict[str, float] = field(default_factory=dict)  #: of its creation: queued, claimed, ready
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +192,7 @@ class SlotDescription:
     info: SandboxInfo | None  #: of the claimed sandbox, in starting, running and paused
     executions_running: int
     sequence: int  #: raised by every change within this actor; an older description never replaces a newer one
+    placement: str = ""  #: id of the gang in whose placement group the actor was born; it ends with its sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +202,15 @@ class NodeStatus:
     zygote_ready: bool
     slots: int
     problem: str = ""  #: why it hosts no sandboxes, in one line
+    draining: bool = False  #: it is going away
+    hosts: bool = True  #: it has CPUs and the labels that the pool wants
     leaks: dict[str, int] = field(default_factory=dict)  #: found left of dead sandboxes, by kind; should stay zero
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """`capacity` is the number of sandboxes that may live at once; `warm` ones need no walls built."""
+    """`capacity` is the number of sandboxes that may live at once; `warm` ones need no walls built. Orphaned leases are
+    those whose owners are all dead and whose sandbox is not gone yet: more than a moment after that there are none."""
 
     nodes: list[NodeStatus]
     slots_by_state: dict[str, int]
@@ -177,6 +218,8 @@ class PoolStatus:
     warm: int
     busy: int  #: sandboxes with an execution running
     claims_waiting: int
+    leases: int = 0
+    orphaned_leases: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import click
 
 from raybox_cluster.cli_state import PoolRecord, UserError, find
-from raybox_cluster.config import OptionError, UpOptions, option_name, resolve
+from raybox_cluster.config import OptionError, UpOptions, default_of, option_name, resolve
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -75,8 +75,16 @@ def up_command(config: Path | None, detach: bool, **given: object) -> None:
 
 @cli.command("down")
 @click.option("--name", metavar="NAME", help="Which pool; not needed when there is only one.")
-def down_command(name: str | None) -> None:
+@click.option(
+    "--address", metavar="ADDRESS", help="Ray cluster (HOST:PORT or auto) of a pool that was not started from here."
+)
+def down_command(name: str | None, address: str | None) -> None:
     """End a pool and wait until everything is gone. Nothing happens when there is none."""
+    if address is not None:
+        from raybox_cluster.cli_down import down_in_cluster
+
+        click.echo(down_in_cluster(UpOptions(name=name or str(default_of("name")), address=address)), err=True)
+        return
     record = find(name)
     if record is None:
         click.echo(f"no pool{f' called {name}' if name else ''} is up", err=True)

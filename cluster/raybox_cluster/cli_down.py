@@ -11,6 +11,7 @@ from pathlib import Path
 from raybox_cluster import cli_processes, cli_state
 from raybox_cluster.cli_processes import Process
 from raybox_cluster.cli_state import PoolRecord, UserError
+from raybox_cluster.config import UpOptions
 
 #: An orderly stop takes 2-4 s; a busy machine gets more before its processes are killed.
 ORDERLY_S = 30.0
@@ -25,6 +26,24 @@ def down(record: PoolRecord) -> str:
         return _leave_cluster(record)
     clear_away(record)
     return f"{record.name} had ended already; cleared away what it left behind"
+
+
+def down_in_cluster(options: UpOptions) -> str:
+    """As `down`, of a pool that somebody else started in the cluster at `options.address`. Raises UserError."""
+    from raybox_cluster.deploy import join, take_down
+
+    assert options.address is not None, "whoever has no cluster in mind uses `down`"
+    join(options.address)
+    try:
+        take_down(options.pool(b""), started_serve=False)
+    finally:
+        import ray
+
+        ray.shutdown()
+    record = cli_state.read(options.name)
+    if record is not None and not record.own_ray:
+        cli_state.remove(options.name)
+    return f"{options.name} is down; its Ray cluster goes on"
 
 
 def clear_away(record: PoolRecord) -> None:
@@ -81,7 +100,6 @@ def _bases() -> set[Path]:
 
 
 def _leave_cluster(record: PoolRecord) -> str:
-    from raybox_cluster.config import UpOptions
     from raybox_cluster.deploy import join, take_down
 
     try:

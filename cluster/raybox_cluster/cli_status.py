@@ -21,6 +21,18 @@ def status(url: str, api_key: str, as_json: bool) -> str:
         raise UserError(f"what answers at {url} is not this version of raybox ({error})") from None
 
 
+def _state(node: dict[str, Any]) -> str:
+    if not node["alive"]:
+        return "gone"
+    if node["draining"]:
+        return "draining"
+    if not node["hosts"]:
+        return "hosts none"
+    if node["zygote_ready"]:
+        return "ready"
+    return "not used" if node["problem"] else "starting" if node["slots"] else "free"
+
+
 def render(url: str, said: dict[str, Any]) -> str:
     """The pool's status (a PoolStatus as JSON) as lines for people. Pure."""
     states: dict[str, int] = said["slots_by_state"]
@@ -35,8 +47,7 @@ def render(url: str, said: dict[str, Any]) -> str:
     nodes: list[dict[str, Any]] = said["nodes"]
     lines.append(f"nodes      {len(nodes)}")
     for node in nodes:
-        state = "gone" if not node["alive"] else "ready" if node["zygote_ready"] else "starting"
-        state = "not used" if node["problem"] else state
+        state = _state(node)
         left = ", ".join(f"{count} {kind}" for kind, count in node.get("leaks", {}).items() if count)
         left = f"; left of dead sandboxes and swept: {left}" if left else ""
         lines.append(f"  {node['node_id'][:12]}  {state}, {node['slots']} slots{left}")

@@ -29,6 +29,8 @@ from raybox_cluster.config import UpOptions, default_run_dir
 from raybox_cluster.gateway.auth import new_key
 
 Progress = Callable[[str], None]
+#: How often `up` looks whether its Ray lives.
+RAY_CHECK_INTERVAL_S = 1.0
 
 
 class Stop(BaseException):
@@ -99,14 +101,22 @@ def _up_own(options: UpOptions, progress: Progress, ready: Callable[[PoolRecord]
             held.close()
             cli_state.write(record)
             ready(record)
-            while True:
-                signal.pause()
+            _hold(record)
         except Stop:
             _ignore_signals()  # the way down is short; a second Ctrl-C must not leave half of it
             progress("stopping")
         except BaseException:
             _ignore_signals()
             raise
+
+
+def _hold(record: PoolRecord) -> NoReturn:
+    """Until a signal. Raises UserError when Ray has died under the pool."""
+    from raybox_cluster import local_ray
+
+    while (part := local_ray.died()) is None:
+        time.sleep(RAY_CHECK_INTERVAL_S)
+    raise UserError(f"Ray's {part} has died, and the pool {record.name} with it")
 
 
 def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, cleanups: ExitStack) -> PoolRecord:
@@ -120,7 +130,7 @@ def _start_own(options: UpOptions, record: PoolRecord, progress: Progress, clean
     _import_ray()
     imports.start()  # half a second of imports while ray.init waits for its processes
     cleanups.callback(local_ray.stop, Path(record.folder))
-    ray = local_ray.start(Path(record.folder))
+    ray = local_ray.start(Path(record.folder), options.sandboxes * options.cpu_request)
     _catch_signals()  # ray.init puts its own in place
     imports.join()
     record = replace(record, ray_address=ray.address)
@@ -249,12 +259,17 @@ def _run_detached(tell: int) -> NoReturn:
     os.set_inheritable(tell, False)  # the pool's processes must not keep the pipe open
     options = UpOptions(**json.load(sys.stdin))
 
+    listening = True
+
     def say(**what: object) -> None:
-        with contextlib.suppress(OSError):  # whoever started us may have gone; that is no reason to stop
-            os.write(tell, json.dumps(what).encode() + b"\n")
+        if listening:
+            with contextlib.suppress(OSError):  # whoever started us may have gone; that is no reason to stop
+                os.write(tell, json.dumps(what).encode() + b"\n")
 
     def ready(record: PoolRecord) -> None:
+        nonlocal listening
         say(ready=asdict(record))
+        listening = False
         os.close(tell)
 
     def progress(line: str) -> None:

@@ -7,6 +7,7 @@ file; no Ray.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -16,12 +17,13 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from raybox_actors.config import PoolConfig
+from raybox_actors.config import Placement, PoolConfig
 from raybox_actors.isolation.capabilities import Require
 from raybox_actors.network.resolver import MAX_UPSTREAMS
 from raybox_actors.network.rules import DEFAULT_DENIED, NODE_NETWORKS, check_denied
 from raybox_cluster.config_keys import DEFAULT_KEY_NAME, KEY, parse_api_keys
 from raybox_cluster.gateway.auth import ApiKey, hash_key
+from raybox_cluster.pool.placement import Selector, parse_selector
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -85,6 +87,31 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
         raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
 
     return check
+
+
+def _amount(low: float, high: float) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        with contextlib.suppress(ValueError):
+            if isinstance(value, int | float | str) and not isinstance(value, bool) and low <= float(value) <= high:
+                return float(value)
+        raise ValueError(f"must be a number from {low:g} to {high:g}")
+
+    return check
+
+
+def _optional(check: Callable[[object], Any]) -> Callable[[object], Any]:
+    return lambda value: None if value is None else check(value)
+
+
+def _selector(value: object) -> Selector:
+    """Of the command line: text. Of the file: that, or a mapping. Of plain data: pairs."""
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        value = ",".join(f"{key}={condition}" for key, condition in value)
+    if isinstance(value, str):
+        return parse_selector(value)
+    raise ValueError("must be conditions on labels, as text or as a mapping")
 
 
 def _one_of(*words: str) -> Callable[[object], str]:
@@ -180,6 +207,39 @@ class UpOptions:
         8, _whole(1, MAX_SANDBOXES), "The most sandboxes that may live at once, over all nodes.", "N"
     )
     warm: int = _option(2, _whole(0, MAX_SANDBOXES), "How many free ones are kept ready with a kernel parked.", "N")
+    min_sandboxes: int | None = _option(
+        None,
+        _optional(_whole(0, MAX_SANDBOXES)),
+        "How many slots to keep without demand, where Ray's autoscaler adds and removes nodes; not given: all of them.",
+        "N",
+    )
+    idle_s: float = _option(
+        60.0, _seconds(0, 86_400), "How long slots above --min-sandboxes are kept that nobody needs.", "SECONDS"
+    )
+    placement: Placement = _option(  # noqa: RUF009  # as all the others; ruff takes a Literal for mutable
+        "spread",
+        _one_of("spread", "pack"),
+        "`spread` sandboxes evenly over nodes, or `pack` one node after the other.",
+        "POLICY",
+    )
+    node_labels: Selector = _option(  # noqa: RUF009  # the same of an alias
+        (),
+        _selector,
+        "Labels of nodes that may host sandboxes, as `pool=sandbox,zone=in(a,b),gpu=!yes`; else all that have CPUs.",
+        "SELECTOR",
+    )
+    cpu_request: float = _option(
+        0.1, _amount(0, 1024), "CPUs that each sandbox asks Ray for; what it may use is --cpu.", "CPUS"
+    )
+    memory_request_mib: int = _option(
+        256, _whole(0, 1 << 24), "Memory that each asks Ray for; what it may use is --memory-mib.", "MIB"
+    )
+    drain_grace_s: float = _option(
+        60.0,
+        _seconds(0, 86_400),
+        "How long sandboxes go on on a node that is drained without a deadline; with one, until shortly before it.",
+        "SECONDS",
+    )
     kernel: str = _option(
         "raybox",
         _one_of("raybox", "ipykernel"),
@@ -208,6 +268,9 @@ class UpOptions:
     network_dns: tuple[str, ...] = _option(
         (), _list(_name_servers), "Name servers that are asked for sandboxes, with commas; else each node's own.", "IPS"
     )
+    warm_per_node: int = _option(
+        0, _whole(0, MAX_SANDBOXES), "How many of each node's free ones are kept ready at least.", "N"
+    )
     warm_languages: tuple[str, ...] = _option(
         (), _languages, "Languages besides Python whose kernels warm sandboxes have parked, too.", "NAMES"
     )
@@ -216,6 +279,9 @@ class UpOptions:
         _address,
         "Ray cluster to join (HOST:PORT or auto); `local` starts one even if RAY_ADDRESS is set.",
         "ADDRESS",
+    )
+    gateways: int = _option(
+        1, _whole(1, 256), "Gateway replicas in a cluster that is joined, behind its Serve; one's own Ray has one.", "N"
     )
     default_timeout_s: float = _option(
         300.0, _seconds(1, 86_400), "How long a sandbox lives that was created without a timeout.", "SECONDS"
@@ -238,8 +304,12 @@ class UpOptions:
                 raise OptionError(option_name(one.name), str(error)) from None
         if self.warm > self.sandboxes:
             raise OptionError("warm", f"{self.warm} sandboxes cannot be kept ready out of {self.sandboxes}")
+        if self.min_sandboxes is not None and self.min_sandboxes > self.sandboxes:
+            raise OptionError("min-sandboxes", f"{self.min_sandboxes} is more than sandboxes ({self.sandboxes})")
         if self.api_key is not None and any(one.sha256 == hash_key(self.api_key) for one in self.api_keys):
             raise OptionError("api-keys", "one of them is the key of --api-key")
+        if self.gateways > 1 and self.address is None:
+            raise OptionError("gateways", "more than one needs a Ray cluster to join (--address)")
         if self.default_timeout_s > self.max_timeout_s:
             raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
         if self.admission_wait_s > self.max_admission_wait_s:
@@ -268,6 +338,14 @@ class UpOptions:
             secret=secret,
             sandboxes=self.sandboxes,
             warm=self.warm,
+            warm_per_node=self.warm_per_node,
+            min_sandboxes=self.min_sandboxes,
+            idle_s=self.idle_s,
+            placement=self.placement,
+            node_labels=self.node_labels,
+            cpu_request=self.cpu_request,
+            memory_request_mib=self.memory_request_mib,
+            drain_grace_s=self.drain_grace_s,
             kernel=self.kernel,
             cpu_count=self.cpu,
             memory_mib=self.memory_mib,
@@ -322,24 +400,27 @@ def read_file(path: Path) -> dict[str, object]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         raise OptionError(str(path), f"{where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if plain is None:
-        return {}
-    if not isinstance(plain, dict):
-        raise OptionError(str(path), "must be a mapping of option names to values")
+    return {} if plain is None else of_plain(plain, str(path))
+
+
+def of_plain(plain: object, source: str) -> dict[str, object]:
+    """Options of a mapping as YAML gives it, by field name. Raises OptionError, which names the source. Pure."""
+    if not isinstance(plain, Mapping):
+        raise OptionError(source, "must be a mapping of option names to values")
     known = {one.name: one for one in fields(UpOptions)}
     found: dict[str, object] = {}
     for key, value in plain.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise OptionError(
-                str(path), f"unknown option {str(key)!r}; the options are {', '.join(map(option_name, known))}"
+                source, f"unknown option {str(key)!r}; the options are {', '.join(map(option_name, known))}"
             )
         if name in found:
-            raise OptionError(str(path), f"{option_name(name)} is given twice")
+            raise OptionError(source, f"{option_name(name)} is given twice")
         try:
             found[name] = known[name].metadata["check"](value)
         except ValueError as error:
-            raise OptionError(str(path), f"{option_name(name)} {error}") from None
+            raise OptionError(source, f"{option_name(name)} {error}") from None
     return found
 
 

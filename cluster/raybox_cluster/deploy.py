@@ -19,6 +19,8 @@ from raybox_cluster.gateway.auth import ApiKey
 
 #: What Serve and the actors need to start, at worst, on a small and busy machine.
 START_LIMIT_S = 120.0
+#: Serve's name for the deployment in each pool's application.
+GATEWAY = "Gateway"
 Progress = Callable[[str], None]
 
 
@@ -30,10 +32,11 @@ class Deployed:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A pool that is up in the cluster. keys: its gateway's; None if there is no gateway that answers."""
+    """A pool that is up in the cluster. keys, gateways: of its gateway; None and 0 if there is none that answers."""
 
     config: PoolConfig
     keys: tuple[ApiKey, ...] | None = None
+    gateways: int = 0
 
 
 def application_name(pool: str) -> str:
@@ -80,7 +83,8 @@ def find_running(name: str) -> Running | None:
     except Exception as error:  # a gateway that cannot be asked is replaced
         logging.getLogger(__name__).warning("the gateway of %s does not answer: %r", name, error)
         return None if config is None else Running(config)
-    return Running(config or of_gateway, keys)
+    gateways = details["applications"][application_name(name)]["deployments"][GATEWAY]["target_num_replicas"]
+    return Running(config or of_gateway, keys, gateways)
 
 
 def adopted_config(running: Running, options: UpOptions) -> PoolConfig:
@@ -134,11 +138,11 @@ def deploy(
     def pool() -> None:
         if running is not None and running.config != config:
             end_manager(running.config)
-        ensure_pool(config, timeout_s=START_LIMIT_S)
+        ensure_pool(config, timeout_s=START_LIMIT_S, keys=keys)
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 
     def gateway() -> Deployed:
-        if running is not None and running.keys == keys:
+        if running is not None and (running.keys, running.gateways) == (keys, options.gateways):
             application = application_name(config.name)
             deployed = Deployed(_wait_for_gateway(lambda: _serve_url(application), application), started_serve=False)
         else:
@@ -207,7 +211,7 @@ def _deploy_gateway(
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
     listener = Listener(options.host, options.port) if own_ray else None
-    target = serve.RunTarget(application(config, keys, listener), name=name, route_prefix="/")
+    target = serve.RunTarget(application(config, keys, listener, options.gateways), name=name, route_prefix="/")
     # Serve's own wait looks once a second; ours below looks all the time, but cannot tell the new one from the old.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=replacing)
     own_url = f"http://{options.url_host}:{options.port}"

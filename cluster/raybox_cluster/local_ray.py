@@ -13,13 +13,19 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import Any
 
-#: Logical CPUs only decide what Ray queues; a sandbox is limited by its walls, so they must never be what runs out.
+#: Logical resources only decide what Ray queues; sandboxes are limited by walls, so they must never be what runs out.
 LOGICAL_CPUS = 10_000
+#: The same of memory: 64 TiB.
+LOGICAL_MEMORY_BYTES = 1 << 46
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 #: A socket's path has 107 bytes, of which Ray's own part takes about 65.
 LONGEST_BASE = 30
+
+VITAL = ("raylet", "gcs_server")
 
 #: For a small machine; what the user has set in the environment wins, but for what keeps the pool closed.
 LEAN = {
@@ -80,13 +86,14 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="raybox-", dir=base))
 
 
-def start(folder: Path) -> LocalRay:
-    """Start Ray and connect to it. Call from the main thread, after `prepare_environment`."""
+def start(folder: Path, cpus: float) -> LocalRay:
+    """Start Ray and connect to it. Call from the main thread, after `prepare_environment`. cpus: that are asked for."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=LOGICAL_CPUS,
+        num_cpus=LOGICAL_CPUS + ceil(cpus),
+        _memory=LOGICAL_MEMORY_BYTES,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
@@ -94,6 +101,15 @@ def start(folder: Path) -> LocalRay:
         _temp_dir=str(folder / "r"),  # Ray opens this one to everybody (mode 0777); ours around it stays closed
     )
     return LocalRay(ray.get_runtime_context().gcs_address, folder)
+
+
+def died() -> str | None:
+    """Which process of the running Ray has ended that nothing works without, `raylet` or `gcs_server`; None: none."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    ended = {kind for kind, _ in node.dead_processes()}
+    return next((kind for kind in VITAL if kind in ended), None)
 
 
 def stop(folder: Path) -> None:

@@ -34,6 +34,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from raybox_actors.config import PoolConfig
+from raybox_cluster.deploy import GATEWAY
 from raybox_cluster.gateway.auth import ApiKey
 
 #: Clients keep idle connections for up to 300 s; closing them first shows up there as a reset now and then.
@@ -94,7 +95,7 @@ async def listening(where: Listener) -> socket.socket:
         await asyncio.sleep(0.05)
 
 
-@serve.deployment(name="Gateway")
+@serve.deployment(name=GATEWAY)
 @serve.ingress()
 class Gateway:
     """One replica. `keys` have hashes; the keys themselves stay out of Ray."""
@@ -150,10 +151,13 @@ class Gateway:
                 await self.serving
 
 
-def application(config: PoolConfig, keys: tuple[ApiKey, ...], listener: Listener | None) -> Any:
-    """The Serve application of one pool. `listener` None: reachable through Serve's proxies only."""
+def application(
+    config: PoolConfig, keys: tuple[ApiKey, ...], listener: Listener | None = None, replicas: int = 1
+) -> Any:
+    """The Serve application of one pool. `listener` None: reachable through Serve's proxies only; with one, as only one
+    process can listen there, there is one replica."""
     return Gateway.options(  # type: ignore[attr-defined]  # the decorators of Serve are not typed
-        num_replicas=1,
+        num_replicas=1 if listener is not None else replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         # A dead replica is noticed by the first check after its death, and its replacement needs 1 s more.
         health_check_period_s=1.0,

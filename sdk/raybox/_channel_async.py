@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 from . import _requests, _responses, _transport
 from ._config import ConnectionConfig
@@ -11,9 +10,7 @@ from ._connect import EnvelopeParser, Message, code_of_reply, error_of_end, erro
 from ._errors import RayboxError, SandboxException, SandboxUnreachableException
 from ._requests import Address, Request
 from ._responses import Reply, TransportFailure
-
-if TYPE_CHECKING:
-    from ._http import AsyncStream
+from ._transport import AsyncStream
 
 
 class Channel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
 
 from . import _requests, _responses, _transport
 from ._config import ConnectionConfig
@@ -13,9 +12,7 @@ from ._connect import EnvelopeParser, Message, code_of_reply, error_of_end, erro
 from ._errors import RayboxError, SandboxException, SandboxUnreachableException
 from ._requests import Address, Request
 from ._responses import Reply, TransportFailure
-
-if TYPE_CHECKING:
-    from ._http import Stream
+from ._transport import Stream
 
 
 class Channel:

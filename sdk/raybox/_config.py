@@ -94,7 +94,7 @@ class ConnectionConfig:
         """Options over environment over defaults. Raises InvalidArgumentException."""
         _reject_unknown(options)
         env = os.environ.get
-        over_ray = choose_transport(options, os.environ, _has_joined_ray()) == "ray"
+        over_ray = choose_transport(options, os.environ, has_joined_ray()) == "ray"
         api_url, sandbox_url = _ray_urls(options, os.environ) if over_ray else _http_urls(options, os.environ)
         return cls(
             # Over Ray no key is needed, so one that is meant for another service must not be sent.
@@ -217,10 +217,15 @@ def _http_urls(options: ApiParams, environment: Mapping[str, str]) -> tuple[str,
     return _url(api_url), None if sandbox_url is None else _url(sandbox_url)
 
 
-def _has_joined_ray() -> bool:
+def has_joined_ray() -> bool:
     """Asked of Ray only where something else has imported it: importing it takes a second."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(getattr(ray, "is_initialized", bool)())
+
+
+def own_ray_node() -> str | None:
+    """Ray's id of the node that this process runs on, if it has joined a cluster."""
+    return str(sys.modules["ray"].get_runtime_context().get_node_id()) if has_joined_ray() else None
 
 
 def _url(url: str) -> str:

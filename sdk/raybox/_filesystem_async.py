@@ -6,7 +6,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import Literal, Self, overload
 
 from . import _files, _uploads
 from ._callbacks import OutputHandler, called
@@ -16,9 +16,7 @@ from ._envd_requests import path_of
 from ._errors import SandboxException
 from ._requests import Request
 from ._responses import TransportFailure, parsed_by
-
-if TYPE_CHECKING:
-    from ._http import AsyncStream
+from ._transport import AsyncStream
 
 
 class AsyncFileStreamReader:

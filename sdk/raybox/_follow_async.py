@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from . import _responses, _transport
 from ._callbacks import called
@@ -16,9 +15,7 @@ from ._reattach import Reattaching
 from ._requests import Request
 from ._responses import Reply, TransportFailure
 from ._run import Run
-
-if TYPE_CHECKING:
-    from ._http import AsyncStream
+from ._transport import AsyncStream
 
 
 async def follow(

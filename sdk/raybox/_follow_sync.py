@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from . import _responses, _transport
 from ._channel_sync import Channel
@@ -15,9 +14,7 @@ from ._reattach import Reattaching
 from ._requests import Request
 from ._responses import Reply, TransportFailure
 from ._run import Run
-
-if TYPE_CHECKING:
-    from ._http import Stream
+from ._transport import Stream
 
 
 def follow(

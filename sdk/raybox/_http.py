@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from ._errors import InvalidArgumentException
-from ._requests import Request
+from ._requests import Request, check_headers
 from ._responses import Stage, TransportFailure
 
 #: Below what servers keep idle connections for, so that it is us who closes first.
@@ -84,10 +84,7 @@ def _deadline_s(limit_s: float | None) -> float | None:
 @lru_cache(maxsize=1024)
 def _url_and_headers(url: str, headers: tuple[tuple[str, str], ...]) -> tuple[httpx.URL, httpx.Headers]:
     """Parsed and checked once: a sandbox's requests are all alike."""
-    for name, value in headers:
-        # What is split in two by a line break would be two headers; keys and tokens come from files with such ends.
-        if not all(text.isascii() and text.isprintable() for text in (name, value)):
-            raise InvalidArgumentException(f"the header {name!r} holds a character that no header can hold")
+    check_headers(headers)
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:

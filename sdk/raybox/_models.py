@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, overload
 
+from ._errors import KINDS, Kind
 from .charts import Chart, chart_from_dict
 
 logger = logging.getLogger("raybox")
@@ -61,19 +62,25 @@ class OutputMessage:
 
 @dataclass(init=False)
 class ExecutionError:
-    """What the code raised: the exception's class name, its text, and the traceback without colours."""
+    """What the code raised: the exception's class name, its text, and the traceback without colours.
+
+    kind: `user_code`, unless the server says that it is a limit of the sandbox which ended the code: `oom`, `timeout`.
+    """
 
     name: str
     value: str
     traceback: str
+    kind: Kind = field(default="user_code", repr=False)
 
-    def __init__(self, name: str, value: str, traceback: str, **_later: Any) -> None:
+    def __init__(self, name: str, value: str, traceback: str, **later: Any) -> None:
         self.name = name
         self.value = value
         self.traceback = traceback
+        if (kind := later.get("kind")) in KINDS:
+            self.kind = kind
 
     def to_json(self) -> str:
-        """The three fields as a JSON object."""
+        """Name, value and traceback as a JSON object."""
         return json_module.dumps({"name": self.name, "value": self.value, "traceback": self.traceback})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from . import _requests
 from ._config import DEFAULT_TEMPLATE, ApiParams, ConnectionConfig
@@ -25,6 +25,7 @@ class CreateParams(ApiParams, total=False):
     lifecycle: Mapping[str, Any] | None
     volume_mounts: Mapping[str, Any] | None
     idempotency_key: str | None
+    locality: Literal["caller"] | None
 
 
 class PoolBase:
@@ -44,6 +45,13 @@ class PoolBase:
         options, wanted = split(params)
         config = self._config.with_options(options)
         return config, _requests.create(config, template or DEFAULT_TEMPLATE, **wanted)
+
+    def _create_many(
+        self, n: int, deadline_s: float, template: str | None, params: CreateParams
+    ) -> tuple[ConnectionConfig, Request]:
+        options, wanted = split(params)
+        config = self._config.with_options(options)
+        return config, _requests.create_many(config, template or DEFAULT_TEMPLATE, n, deadline_s, **wanted)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.api_url!r})"

@@ -19,6 +19,7 @@ from ._config import (
     INTERPRETER_PORT,
     USER_AGENT,
     ConnectionConfig,
+    own_ray_node,
     seconds,
 )
 from ._errors import AuthenticationException, InvalidArgumentException
@@ -32,6 +33,8 @@ Operation = Literal[
     "info",
     "kill",
     "set_timeout",
+    "create_many",
+    "capacity",
     "execute",
     "attach_execution",
     "interrupt_execution",
@@ -123,6 +126,7 @@ def create(
     lifecycle: Mapping[str, Any] | None = None,
     volume_mounts: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
+    locality: Literal["caller"] | None = None,
 ) -> Request:
     if mcp is not None:
         raise InvalidArgumentException("mcp is not supported yet")
@@ -141,6 +145,10 @@ def create(
         payload["volumeMounts"] = [
             {"name": getattr(volume, "name", volume), "path": path} for path, volume in volume_mounts.items()
         ]
+    if locality not in (None, "caller"):
+        raise InvalidArgumentException(f"locality must be 'caller' or None, got {locality!r}")
+    if locality == "caller" and (node_id := own_ray_node()) is not None:
+        payload["raybox"] = {"near_node_id": node_id}
     extra: tuple[tuple[str, str], ...] = ()
     if idempotency_key is not None:
         if not isinstance(idempotency_key, str) or re.fullmatch(r"[a-z0-9-]{1,255}", idempotency_key) is None:
@@ -149,6 +157,29 @@ def create(
             )
         extra = (("Idempotency-Key", idempotency_key),)
     return _control(config, "create", "POST", "/v2/sandboxes", payload=payload, extra=extra)
+
+
+def create_many(config: ConnectionConfig, template: str, count: int, deadline_s: float, **wanted: Any) -> Request:
+    """wanted: as for `create`. The server waits for as long as deadline_s, and so does the request; it is not repeated
+    by itself, since that would be another deadline."""
+    if not isinstance(count, int) or count < 1:
+        raise InvalidArgumentException(f"n must be a whole number of sandboxes, at least 1, got {count!r}")
+    wait_s = seconds(deadline_s, None, "deadline_s") or 0.0
+    one = create(config, template, **wanted)
+    payload = {"count": count, "deadline_s": wait_s, "create": one.payload}
+    return one._replace(
+        operation="create_many",
+        payload=payload,
+        url=f"{config.api_url}/raybox/sandboxes",
+        body=_json(payload),
+        connect_s=None if one.connect_s is None else one.connect_s + wait_s,
+        total_s=None if one.total_s is None else one.total_s + wait_s,
+        retries=0,
+    )
+
+
+def capacity(config: ConnectionConfig) -> Request:
+    return _control(config, "capacity", "GET", "/raybox/capacity")
 
 
 def connect(config: ConnectionConfig, sandbox_id: str, timeout: int | None, on_resume: str) -> Request:
@@ -418,6 +449,14 @@ def _interpreter(
         proxy=config.proxy,
         logger=config.logger,
     )
+
+
+def check_headers(headers: Iterable[tuple[str, str]]) -> None:
+    """Raises InvalidArgumentException for what no header can hold."""
+    for name, value in headers:
+        # What is split in two by a line break would be two headers; keys and tokens come from files with such ends.
+        if not all(text.isascii() and text.isprintable() for text in (name, value)):
+            raise InvalidArgumentException(f"the header {name!r} holds a character that no header can hold")
 
 
 def _json(payload: Mapping[str, Any]) -> bytes:

@@ -79,7 +79,9 @@ class Run:
                 (execution.logs.stdout if kind == "stdout" else execution.logs.stderr).append(text)
                 value = OutputMessage(text, event.get("timestamp", 0), kind == "stderr")
             elif kind == "error":
-                value = execution.error = ExecutionError(event["name"], event["value"], event["traceback"])
+                value = execution.error = ExecutionError(
+                    event["name"], event["value"], event["traceback"], kind=event.get("kind")
+                )
             elif kind == "number_of_executions":
                 execution.execution_count = event["execution_count"]
                 return None

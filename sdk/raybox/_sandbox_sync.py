@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 from . import _requests, _responses, _transport
 from ._channel_sync import Channel
@@ -111,6 +111,7 @@ class Sandbox(SandboxBase):
         volume_mounts: Mapping[str, Any] | None = None,
         logger: logging.Logger | None = None,
         idempotency_key: str | None = None,
+        locality: Literal["caller"] | None = None,
         **opts: Unpack[ApiParams],
     ) -> Self:
         """Get a sandbox that is ready to run code.
@@ -118,8 +119,9 @@ class Sandbox(SandboxBase):
         template: name or id of what it looks like at birth. timeout: seconds until it ends by itself, default 300.
         metadata: shown in `list` and `get_info`. envs: environment of everything that runs in it. network, iam,
         lifecycle, volume_mounts: as in the E2B SDK. idempotency_key: 1 to 255 of a-z, 0-9 and "-"; a repeated key gives
-        the same sandbox again. logger: is told of every request (INFO). mcp is not supported yet. opts hold for all
-        calls on the sandbox.
+        the same sandbox again. locality: "caller" prefers this process's node, if it has joined the pool's Ray cluster,
+        and means nothing elsewhere. logger: is told of every request (INFO). mcp is not supported yet. opts hold for
+        all calls on the sandbox.
         Raises ServiceBusyException or RateLimitException when there is no room even after the retries,
         AuthenticationException, InvalidArgumentException, NotFoundException (template).
         A failed call may leave a sandbox behind; it ends at its timeout.
@@ -138,13 +140,17 @@ class Sandbox(SandboxBase):
             lifecycle=lifecycle,
             volume_mounts=volume_mounts,
             idempotency_key=idempotency_key,
+            locality=locality,
         )
         return cls._born(config, request)
 
     @classmethod
     def _born(cls, config: ConnectionConfig, request: _requests.Request) -> Self:
         """What a create has made."""
-        access = _responses.access(request, _transport.send(request))
+        return cls._made(_responses.access(request, _transport.send(request)), config)
+
+    @classmethod
+    def _made(cls, access: _responses.Access, config: ConnectionConfig) -> Self:
         sandbox = cls(**options_of(access, config))
         sandbox.timings_ms = access.timings_ms
         return sandbox

@@ -1,7 +1,7 @@
 """How requests reach a server: repeated while no connection comes about, logged, and read whole where that is wanted.
 
-What cannot be answered is a TransportFailure. The HTTP is in `_http.py`, which is only imported when it is needed: it
-takes longer than all the rest of the package.
+What cannot be answered is a TransportFailure. The HTTP is in `_http.py`, and calls of Ray's actors in `_ray.py`; either
+is only imported when it is needed: they take longer than all the rest of the package.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
+from ._config import RAY_SCHEME, has_joined_ray
+from ._errors import InvalidArgumentException
 from ._requests import Request
 from ._responses import (
     Reply,
@@ -21,8 +24,41 @@ from ._responses import (
     retry_delay_s,
 )
 
-if TYPE_CHECKING:
-    from ._http import AsyncStream, Stream
+
+class Stream(Protocol):
+    """One answer while it arrives."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def read(self) -> bytes:
+        """The next bytes of the body, empty at its end. Raises TransportFailure."""
+
+    def finish(self) -> None:
+        """The rest does not matter: wait for it briefly, so that what carries it can be used again."""
+
+    def close(self) -> None:
+        """End it wherever it is, which tells the server that nobody listens any more. May be repeated."""
+
+    def cut(self) -> None:
+        """Make the read that another thread waits in fail."""
+
+
+class AsyncStream(Protocol):
+    """One answer while it arrives. Cancelling `read` leaves it usable only for `close`."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, empty at its end. Raises TransportFailure."""
+
+    async def finish(self) -> None:
+        """The rest does not matter: wait for it briefly, so that what carries it can be used again."""
+
+    async def close(self) -> None:
+        """End it wherever it is, which tells the server that nobody listens any more. May be repeated."""
+
 
 #: For callers that judge the status themselves.
 ANY_STATUS = frozenset(range(300, 600))
@@ -33,13 +69,12 @@ MAX_REPLY_BYTES = 64 * 1024 * 1024
 
 def open_stream(request: Request) -> Stream:
     """Send a request; gives its answer once that has begun. Raises TransportFailure."""
-    from . import _http
-
+    opened = _open_by_ray if request.url.startswith(RAY_SCHEME) else _open_by_http
     started_s = time.monotonic()
     attempt, rest = 0, request
     while True:
         try:
-            stream = _http.open_stream(rest)
+            stream = opened(rest)
         except TransportFailure as failure:
             delay_s = reconnect_delay_s(request, failure, attempt, random.random)
             if delay_s is None or not _fits(request, started_s, delay_s):
@@ -54,13 +89,12 @@ def open_stream(request: Request) -> Stream:
 
 async def open_stream_async(request: Request) -> AsyncStream:
     """Send a request; gives its answer once that has begun. Raises TransportFailure."""
-    from . import _http
-
+    opened = _open_by_ray_async if request.url.startswith(RAY_SCHEME) else _open_by_http_async
     started_s = time.monotonic()
     attempt, rest = 0, request
     while True:
         try:
-            stream = await _http.open_stream_async(rest)
+            stream = await opened(rest)
         except TransportFailure as failure:
             delay_s = reconnect_delay_s(request, failure, attempt, random.random)
             if delay_s is None or not _fits(request, started_s, delay_s):
@@ -71,6 +105,37 @@ async def open_stream_async(request: Request) -> AsyncStream:
             return stream
         await asyncio.sleep(delay_s)
         attempt, rest = attempt + 1, _rest_of(request, started_s)
+
+
+def _open_by_http(request: Request) -> Stream:
+    from . import _http
+
+    return _http.open_stream(request)
+
+
+async def _open_by_http_async(request: Request) -> AsyncStream:
+    from . import _http
+
+    return await _http.open_stream_async(request)
+
+
+def _open_by_ray(request: Request) -> Stream:
+    _require_ray()
+    from . import _ray
+
+    return _ray.open_stream(request)
+
+
+async def _open_by_ray_async(request: Request) -> AsyncStream:
+    _require_ray()
+    from . import _ray
+
+    return await _ray.open_stream_async(request)
+
+
+def _require_ray() -> None:
+    if not has_joined_ray():
+        raise InvalidArgumentException("this process has not joined a Ray cluster: call ray.init(), or say RAYBOX_URL")
 
 
 def _fits(request: Request, started_s: float, delay_s: float) -> bool:

@@ -6,9 +6,11 @@ import importlib
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import e2b
@@ -88,6 +90,31 @@ def test_create_sends_what_the_official_client_sends(
     differential(player, lambda sandbox_class: sandbox_class.create(**arguments, **options))
 
 
+class _JoinedRay:
+    """What there is in `sys.modules` when this process has joined a cluster."""
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return True
+
+    @staticmethod
+    def get_runtime_context() -> Any:
+        return SimpleNamespace(get_node_id=lambda: "c0ffee")
+
+
+def test_the_caller_s_node_is_named_only_where_it_is_wanted_and_there_is_one(
+    player: Player, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options |= {"transport": "http"}
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    outside = asked_by(raybox, player, lambda one: one.create(locality="caller", **options))
+    assert "raybox" not in outside.json
+    monkeypatch.setitem(sys.modules, "ray", _JoinedRay)  # stands for the module
+    near = asked_by(raybox, player, lambda one: one.create(locality="caller", **options))
+    assert near.json["raybox"] == {"near_node_id": "c0ffee"}
+    assert "raybox" not in asked_by(raybox, player, lambda one: one.create(**options)).json
+
+
 @pytest.mark.parametrize("arguments", [{}, {"timeout": 5}, {"on_resume": "reboot"}])
 def test_connect_sends_what_the_official_client_sends(
     player: Player, options: dict[str, Any], arguments: dict[str, Any]
@@ -158,6 +185,7 @@ def test_info_is_that_of_the_official_client(player: Player, options: dict[str, 
         {"mcp": {"x": {}}},
         {"idempotency_key": "Ä"},
         {"idempotency_key": ""},
+        {"locality": "there"},
         {"lifecycle": {"on_timeout": "explode"}},
         {"lifecycle": {"on_timeout": "kill", "auto_resume": True}},
         {"lifecycle": {"on_timeout": {"action": "kill", "mode": "full"}}},

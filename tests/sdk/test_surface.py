@@ -101,6 +101,7 @@ VALUES = [
 OURS = {
     ("Execution", "timings_ms"): "measured by the client; comes last",
     ("Execution", "lost_events"): "of a replay; comes last",
+    ("create", "locality"): "of a Ray cluster; comes last",
     ("run_code", "execution_id"): "runs at most once; comes last",
     ("run_code", "detach"): "outlives the call; comes last",
 }

@@ -70,3 +70,9 @@ def own_addresses() -> list[str]:
         if "/32 host LOCAL" in line:
             found.add(line.split()[0])
     return sorted(one for one in found if not ipaddress.ip_address(one).is_loopback)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])

@@ -40,7 +40,7 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class CodeError:
-    """What user code raised, or what ended it. `kind`, where set, says it to machines: `oom`."""
+    """What user code raised, or what ended it. `kind`, where set, says it to machines: `oom`, `timeout`."""
 
     name: str
     value: str

@@ -54,9 +54,10 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The keys of a pool. With no keys at all every request is refused."""
+    """The keys of a pool. With no keys at all every request is refused, unless `keyless` says who asks without one."""
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
+    def __init__(self, keys: Iterable[ApiKey], *, keyless: ApiKey | None = None) -> None:
+        self._keyless = keyless
         self._keys = tuple((key, bytes.fromhex(key.sha256)) for key in keys)
 
     @classmethod
@@ -69,6 +70,8 @@ class ApiKeys:
 
     def identify(self, presented: bytes | None) -> ApiKey:
         """Raises Unauthenticated. Takes as long for a wrong key as for any right one."""
+        if presented is None and self._keyless is not None:
+            return self._keyless
         if not presented:
             raise Unauthenticated("the header X-API-KEY is missing")
         digest = hashlib.sha256(presented[:MAX_KEY_BYTES]).digest()

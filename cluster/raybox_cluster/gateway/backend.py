@@ -10,6 +10,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LeaseOwner,
     LogEntry,
     PoolCapacity,
     PoolStatus,
@@ -24,6 +25,11 @@ class Backend(Protocol):
 
     async def create(self, request: CreateRequest) -> SandboxInfo:
         """Claim a sandbox; return when it answers. NoCapacity after the pool's admission wait."""
+        ...
+
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        """So many sandboxes, all within deadline_s or none: then GangFailed, and nothing is left. Cancelling gives back
+        what there is, unless the request has an idempotency key, whose owner may come back."""
         ...
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
@@ -90,6 +96,23 @@ class Backend(Protocol):
 
     async def logs(self, sandbox_id: str) -> list[LogEntry]:
         """What happened in the life of the sandbox, oldest first; also of one that ended, for a while."""
+        ...
+
+    async def lease(self, request: CreateRequest, *, recreate: bool) -> tuple[SandboxInfo, bool]:
+        """The sandbox of `request.lease`, of which the request's owner has the key; made if there is none, and then the
+        flag is true. SandboxLost, once, if it has died of itself, unless `recreate`."""
+        ...
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        """End a lease and its sandbox. False if there is none, or if it has another sandbox than the one given."""
+        ...
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        """A sign of life of an owner; how many leases it has."""
+        ...
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        """A sign of life of all owners of one lease that send any; whether there is such a lease."""
         ...
 
     async def status(self) -> PoolStatus: ...

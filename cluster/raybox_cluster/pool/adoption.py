@@ -15,7 +15,12 @@ from raybox_cluster.pool.calls import answer_sync, find
 
 #: What the pool manager alone reads of a PoolConfig. Its state is soft, so that another manager, told otherwise, takes
 #: over whatever runs; all other fields are in the sandboxes and their actors already.
-CHANGEABLE: Final = frozenset({"sandboxes", "warm", "admission_wait_s"})
+CHANGEABLE: Final = frozenset(
+    {
+        *("sandboxes", "warm", "admission_wait_s", "min_sandboxes", "idle_s", "placement", "node_labels"),
+        *("cpu_request", "memory_request_mib", "drain_grace_s", "warm_per_node"),
+    }
+)
 ANSWER_LIMIT_S: Final = 30.0
 RETRY_PAUSE_S: Final = 0.1
 

@@ -30,6 +30,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LeaseOwner,
     LogEntry,
     PoolCapacity,
     PoolStatus,
@@ -93,8 +94,44 @@ class RayBackend:
         finally:
             self._hints.refresh()
 
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        ends_at_s = time.monotonic() + deadline_s
+        keep = request.idempotency_key is not None
+        if not keep:
+            request = replace(request, idempotency_key=_new_key())
+        try:
+            return cast(
+                "list[SandboxInfo]",
+                await self._ask_manager(
+                    lambda manager: manager.claim_many.remote(request, count, max(0.0, ends_at_s - time.monotonic()))
+                ),
+            )
+        except asyncio.CancelledError:
+            if not keep:
+                self._tell_manager("drop_many", request.owner, request.idempotency_key)
+            raise
+        finally:
+            self._hints.refresh()
+
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         return cast(PoolCapacity, await self._ask_manager(lambda manager: manager.capacity.remote(owner, quota)))
+
+    async def lease(self, request: CreateRequest, *, recreate: bool) -> tuple[SandboxInfo, bool]:
+        # Should the manager be replaced meanwhile, the sandbox that it made for this request is known by the key.
+        request = replace(request, idempotency_key=_new_key())
+        told = await self._ask_manager(lambda manager: manager.lease.remote(request, recreate))
+        return cast("tuple[SandboxInfo, bool]", told)
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        return cast(
+            bool, await self._ask_manager(lambda manager: manager.release_lease.remote(api_key, key, sandbox_id))
+        )
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        return cast(int, await self._ask_manager(lambda manager: manager.heartbeat.remote(owner)))
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        return cast(bool, await self._ask_manager(lambda manager: manager.heartbeat_lease.remote(api_key, key)))
 
     async def connect(self, sandbox_id: str, timeout_s: float) -> tuple[SandboxInfo, bool]:
         return cast("tuple[SandboxInfo, bool]", await self._call("connect", sandbox_id, timeout_s))
@@ -191,8 +228,9 @@ class RayBackend:
         """A sandbox of a slot that was free at the last look; None if that did not work out, and then nothing is left
         of the attempt. Raises what the actor says of the request itself."""
         asked_at_s = time.monotonic()
+        near = f"-{request.near_node_id[:12]}-" if request.near_node_id else ""  # none there: the manager knows all
         for _ in range(HINTS_TRIED):
-            name = self._hints.take()
+            name = self._hints.take(near)
             if name is None:
                 return None
             key = _new_key()  # of this attempt: should its outcome stay unknown, the sandbox is recognized by it

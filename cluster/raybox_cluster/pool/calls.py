@@ -32,9 +32,8 @@ async def answer(call: Awaitable[Any], timeout_s: float | None = None) -> Any:
     On timeout the method goes on in its actor.
     """
     try:
-        if timeout_s is None:
+        async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 may lose a cancellation
             return await call
-        return await asyncio.wait_for(asyncio.ensure_future(call), timeout_s)
     except RayTaskError as error:
         raise translate(error) from None
 
@@ -54,7 +53,7 @@ def find(name: str) -> Handle:
 
 def names(config: PoolConfig) -> list[str]:
     """Names of the living actors of this pool, the manager's included. Blocks: call it in a thread."""
-    mine = re.compile(rf"{re.escape(config.name)}-(manager|node-[0-9a-f]{{12}}|sandbox-[0-9a-f]{{12}}-[0-9]+)")
+    mine = re.compile(rf"{re.escape(config.name)}-(manager|(node|front)-[0-9a-f]{{12}}|sandbox-[0-9a-f]{{12}}-[0-9]+)")
     return [
         actor["name"]
         for actor in list_named_actors(all_namespaces=True)

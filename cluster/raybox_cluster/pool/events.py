@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from raybox_actors.values import Quota, SandboxInfo, SlotDescription
+from raybox_cluster.pool.placement import UNBOUNDED
 from raybox_cluster.pool.quotas import NOTHING, Use
 
 
@@ -21,7 +22,13 @@ class SlotKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
+    """It lives. hosts: it may have sandboxes. room: so many more sandbox actors fit, as Ray counts. drain_at_s: it is
+    going away, and its sandboxes end then."""
+
     node_id: str
+    hosts: bool = True
+    room: int = UNBOUNDED
+    drain_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +38,10 @@ class NodeGone:
 
 @dataclass(frozen=True, slots=True)
 class NodeAgentReady:
-    """The node's zygote answers."""
+    """The node's zygote answers. no_network: why its sandboxes cannot have the network that the pool gives."""
 
     node_id: str
+    no_network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,20 @@ class NodeAgentFailed:
 
     node_id: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgentFound:
+    """There is one, of an earlier manager or of an order that was given up."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgentStopped:
+    """What StopNodeAgent ordered is done."""
+
+    node_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,13 @@ class SlotDescribed:
 @dataclass(frozen=True, slots=True)
 class SlotLost:
     """The actor is dead, or never came to life. Its node lives; otherwise it is NodeGone."""
+
+    key: SlotKey
+
+
+@dataclass(frozen=True, slots=True)
+class SlotUnplaced:
+    """Ray had no room for the actor on its node: others were faster, or the node is draining."""
 
     key: SlotKey
 
@@ -91,7 +120,8 @@ class PrepareEnded:
 class ClaimAsked:
     """owner, quota, weight: of the API key that asks. use: what the sandbox will add to its owner's.
 
-    idempotency_key: its sandbox will carry it, so that it is not counted beside its own claim.
+    idempotency_key: its sandbox will carry it, so that it is not counted beside its own claim. near_node_id: a free
+    slot there is preferred.
     """
 
     claim_id: str
@@ -99,6 +129,7 @@ class ClaimAsked:
     quota: Quota | None = None
     use: Use = NOTHING
     idempotency_key: str | None = None
+    near_node_id: str = ""
     weight: float = 1.0
 
 
@@ -138,6 +169,66 @@ class ClaimDropped:
 
     claim_id: str
     key: SlotKey
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GangAsked:
+    """Claims to be served all or none. Same owner, quota and use; each has an idempotency key of its own."""
+
+    gang_id: str
+    claims: tuple[ClaimAsked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GangDeadlinePassed:
+    """May be told late, even after the gang's end."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangDropped:
+    """Whoever asked for it has gone. Any time."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangConfirmed:
+    """What ConfirmGang ordered is done; told after the new descriptions of its slots."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangBroke:
+    """A member was lost before it was confirmed."""
+
+    gang_id: str
+    claim_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementReady:
+    """The placement group of a gang stands; node_ids: of its bundles, in order."""
+
+    gang_id: str
+    node_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementFailed:
+    gang_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementsFound:
+    """Every gang that has a placement group in the cluster, whoever made it."""
+
+    gang_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +260,12 @@ Event: TypeAlias = (
     | NodeGone
     | NodeAgentReady
     | NodeAgentFailed
+    | NodeAgentFound
+    | NodeAgentStopped
     | SlotFound
     | SlotDescribed
     | SlotLost
+    | SlotUnplaced
     | SlotStopped
     | StopRefused
     | PrepareEnded
@@ -181,6 +275,14 @@ Event: TypeAlias = (
     | ClaimRefused
     | ClaimBroke
     | ClaimDropped
+    | GangAsked
+    | GangDeadlinePassed
+    | GangDropped
+    | GangConfirmed
+    | GangBroke
+    | PlacementReady
+    | PlacementFailed
+    | PlacementsFound
     | ClaimedDirectly
     | ClaimAbandoned
     | Ticked

@@ -40,12 +40,15 @@ class WarmHints:
         self._wanted_at_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    def take(self) -> str | None:
-        """The name of a slot that was free; nobody else on this loop is given it until it is seen free again."""
-        if not self._names:
-            return None
-        name = self._names.popleft()
-        self._used.add(name)
+    def take(self, part: str = "") -> str | None:
+        """The name of a slot that was free; nobody else on this loop is given it until it is seen free again.
+
+        part: of the name, where only such a slot will do.
+        """
+        name = next((name for name in self._names if part in name), None)
+        if name is not None:
+            self._names.remove(name)
+            self._used.add(name)
         return name
 
     def refresh(self, delay_s: float = LOOK_AFTER_S) -> None:

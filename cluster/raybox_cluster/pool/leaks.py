@@ -1,4 +1,5 @@
-"""What the node agents found left of dead sandboxes, for the pool's status and as a metric of Ray's."""
+"""What the node agents found left of dead sandboxes, and sandboxes left of dead owners: for the pool's status, and as
+metrics of Ray's."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ class LeakCounts:
         self._pool = pool
         self._counts: dict[str, dict[str, int]] = {}
         self._gauge: Any = None
+        self._orphans: Any = None
 
     def record(self, node_id: str, ping: dict[str, int | bool]) -> None:
         """An agent's answer to `ping`."""
@@ -32,6 +34,18 @@ class LeakCounts:
             )
         for kind, count in counts.items():
             self._gauge.set(count, {"pool": self._pool, "node": node_id[:12], "kind": kind})
+
+    def record_orphans(self, count: int) -> None:
+        """Leased sandboxes whose owners are dead, at this moment."""
+        if self._orphans is None:
+            from ray.util.metrics import Gauge
+
+            self._orphans = Gauge(
+                "raybox_orphaned_leases",
+                description="Leased sandboxes whose owners are dead and that are still to be ended.",
+                tag_keys=("pool",),
+            )
+        self._orphans.set(count, {"pool": self._pool})
 
     def added_to(self, status: PoolStatus) -> PoolStatus:
         nodes = [replace(node, leaks=dict(self._counts.get(node.node_id, {}))) for node in status.nodes]

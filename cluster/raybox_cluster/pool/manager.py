@@ -11,43 +11,86 @@ import contextlib
 import logging
 import re
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup
 
 from raybox_actors import sandbox_id as ids
-from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NoCapacity, RayboxError, SlotTaken
+from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_actors.errors import (
+    BadRequest,
+    Cause,
+    GangFailed,
+    InternalError,
+    LimitReached,
+    NoCapacity,
+    NotFound,
+    RayboxError,
+    SandboxLost,
+    SlotTaken,
+)
 from raybox_actors.isolation.policy import effective
-from raybox_actors.values import CreateRequest, PoolCapacity, PoolStatus, Quota, SandboxInfo, SlotDescription
+from raybox_actors.plain import PlainError, plain_error, plainly
+from raybox_actors.values import (
+    CreateRequest,
+    LeaseOwner,
+    PoolCapacity,
+    PoolStatus,
+    Quota,
+    SandboxInfo,
+    SlotDescription,
+)
+from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
+from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
+from raybox_cluster.pool.cluster_view import look, report_demand
+from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.fronts import Fronts, node_of_front
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.leaks import LeakCounts
+from raybox_cluster.pool.lease_keeper import LeaseKeeper
+from raybox_cluster.pool.leases import LeaseId
+from raybox_cluster.pool.owners import OWNER_CHECK_S
+from raybox_cluster.pool.placement import RayNode, fitting, may_host, sandbox_bundle
+from raybox_cluster.pool.placement_groups import Bundle
 from raybox_cluster.pool.quotas import Use
+from raybox_cluster.pool.ray_owners import look_up
 from raybox_cluster.pool.state import PoolState
 
 logger = logging.getLogger(__name__)
 
+#: A member of a gang that is never confirmed ends by itself so long after the gang's deadline.
+CONFIRM_WITHIN_S: Final = 30.0
+#: Every so many sweeps, placement groups that nobody owns are looked for.
+PLACEMENT_SWEEPS: Final = 10
 DESCRIBE_TIMEOUT_S: Final = 2.0
 DESCRIBE_AT_ONCE: Final = 64
 SWEEP_INTERVAL_S: Final = 3.0
@@ -65,20 +108,47 @@ KEYS_KEPT: Final = 10_000
 PROBLEMS_BORNE: Final = 4
 
 
+@dataclass(slots=True)
+class _Making:
+    """A gang that somebody waits for."""
+
+    timeout_s: float
+    asked_at_s: float
+    future: asyncio.Future[list[SandboxInfo]]
+    infos: list[SandboxInfo] = field(default_factory=list)  #: once all are confirmed
+
+
 class PoolManager:
     """Plain class of the actor. Nothing here blocks its loop."""
 
-    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None) -> None:
+    def __init__(self, config: PoolConfig, classes: ActorClasses | None = None, keys: tuple[ApiKey, ...] = ()) -> None:
         self._config, self._classes = config, classes or ActorClasses()
-        self._state = PoolState(config.sandboxes, config.warm, unix_ahead_s=time.time() - time.monotonic())
+        self._fronts = Fronts(config, keys)
+        self._state = PoolState(
+            config.sandboxes,
+            config.warm,
+            placement=config.placement,
+            warm_per_node=config.warm_per_node,
+            min_sandboxes=config.min_sandboxes,
+            idle_s=config.idle_s,
+            unix_ahead_s=time.time() - time.monotonic(),
+        )
+        self._bundle = sandbox_bundle(config.cpu_request, config.memory_request_mib)
+        #: What Ray's autoscaler was last asked for; None: nobody knows yet.
+        self._requested: Request | None = None
         self._leaks = LeakCounts(config.name)
         self._handles: dict[SlotKey, Handle] = {}
         self._futures: dict[str, asyncio.Future[SandboxInfo]] = {}
         self._requests: dict[str, CreateRequest] = {}
         self._assigned_at_s: dict[str, float] = {}
         #: Creates by owner and idempotency key, done or under way. Failed ones are forgotten.
-        self._by_key: OrderedDict[tuple[str, str], asyncio.Future[SandboxInfo]] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()
         self._claims_begun = 0
+        self._gangs: dict[str, _Making] = {}
+        #: What the actor said to the member that its gang fails for, by claim.
+        self._member_errors: dict[str, RayboxError] = {}
+        self._groups: dict[str, PlacementGroup] = {}
+        self._sweeps = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._describing = asyncio.Semaphore(DESCRIBE_AT_ONCE)
@@ -88,6 +158,10 @@ class PoolManager:
         self._checking: set[str] = set()
         #: Descriptions asked for and not had yet.
         self._asking: dict[SlotKey, asyncio.Task[None]] = {}
+        self._leases = LeaseKeeper(
+            self._claim, self._state.claimed, self._call_sandbox, lambda owners: asyncio.to_thread(look_up, owners)
+        )
+        self._spawn(self._keep_up_leases())
         self._spawn(self._keep_up())  # on the actor's loop: Ray runs all of an async actor there
 
     # ---- what others call ----
@@ -111,15 +185,62 @@ class PoolManager:
         await self._recovered.wait()
         if request.idempotency_key is None:
             return await self._claim(request)
-        key = (request.owner, request.idempotency_key)
-        task = self._by_key.get(key)
+        info: SandboxInfo = await self._once(request.owner, request.idempotency_key, partial(self._claim, request))
+        return info
+
+    async def claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        """So many sandboxes for the caller, all of them within deadline_s, or none: then GangFailed, and nothing is
+        left. The request must have an idempotency key; the same one of the same owner returns the same sandboxes."""
+        await self._recovered.wait()
+        assert request.idempotency_key is not None
+        before = [self._by_key.get((request.owner, _key_of(request, index))) for index in range(count)]
+        if all(one is not None and one.done() for one in before):  # a former manager made it
+            return [one.result() for one in before if one is not None]
+        work = partial(self._claim_many, request, count, deadline_s)
+        infos: list[SandboxInfo] = await self._once(request.owner, _gang_key(request.idempotency_key), work)
+        return infos
+
+    async def drop_many(self, owner: str, idempotency_key: str) -> None:
+        """Whoever called claim_many with this key has gone: end what is left of it. Idempotent."""
+        await self._recovered.wait()
+        task = self._by_key.pop((owner, _gang_key(idempotency_key)), None)
         if task is None:
-            task = self._by_key[key] = self._spawn(self._claim(request))
-            task.add_done_callback(partial(self._forget_failure, key))
+            return
+        task.cancel()
+        if task.done() and not task.cancelled() and task.exception() is None:
+            for info in task.result():
+                if (parts := ids.parse(info.sandbox_id)) is not None:
+                    await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id, "killed")
+
+    async def _once(self, owner: str, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What `work` returned to the first who came with this key; failures are forgotten."""
+        task = self._by_key.get((owner, key))
+        if task is None:
+            task = self._by_key[owner, key] = self._spawn(work())
+            task.add_done_callback(partial(self._forget_failure, (owner, key)))
             while len(self._by_key) > KEYS_KEPT:
                 self._by_key.popitem(last=False)
-        info: SandboxInfo = await asyncio.shield(task)
-        return info
+        return await asyncio.shield(task)
+
+    async def lease(self, request: CreateRequest, recreate: bool = False) -> tuple[SandboxInfo, bool]:
+        """LeaseKeeper.lease. Calls of one lease take turns; one whose caller has gone is finished all the same."""
+        await self._recovered.wait()
+        return await self._leases.lease(request, recreate=recreate)
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        """LeaseKeeper.release; returns when nothing of the sandbox is left."""
+        await self._recovered.wait()
+        return await self._leases.release(LeaseId(api_key, key), sandbox_id)
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        """How many leases this owner has."""
+        await self._recovered.wait()
+        return self._leases.heartbeat(owner)
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        """A sign of life of all owners of one lease that send any; whether there is such a lease."""
+        await self._recovered.wait()
+        return self._leases.heartbeat_of(LeaseId(api_key, key))
 
     async def free_slots(self, limit: int) -> list[str]:
         """Names of actors that may be claimed directly, those to be used first at the front; none while claims wait."""
@@ -149,7 +270,7 @@ class PoolManager:
 
     async def status(self) -> PoolStatus:
         await self._recovered.wait()
-        return self._leaks.added_to(self._state.status())
+        return self._leases.added_to(self._leaks.added_to(self._state.status()))
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         """What an API key of this name and quota may start now."""
@@ -160,6 +281,26 @@ class PoolManager:
         """Why this sandbox is gone, if it died with its actor and that is remembered."""
         await self._recovered.wait()
         return self._state.tombstones.get(sandbox_id)
+
+    # For callers over Ray without raybox: builtins in and out (docs/protocol.md).
+
+    async def front(self, node_id: str) -> str | PlainError:
+        """The name of the actor that a caller on this node asks for everything but executions."""
+        await self._recovered.wait()
+        hosts = [node for node, known in self._state.nodes.items() if known.agent == "ready"]
+        own = ray.get_runtime_context().get_node_id()
+        return await plainly(self._fronts.on(node_of_front(node_id, hosts, own)))
+
+    async def lost(self, sandbox_id: str) -> PlainError:
+        """What became of a sandbox whose actor is not there."""
+        parts = ids.verify(self._config.secret, sandbox_id)
+        if parts is None:
+            return plain_error(NotFound("sandbox", sandbox_id[:80]))
+        cause = await self.tombstone(sandbox_id)
+        if cause is None:
+            nodes = await asyncio.to_thread(alive_nodes)
+            cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
+        return plain_error(SandboxLost(sandbox_id, cause))
 
     async def problems(self) -> tuple[int, list[str]]:
         """How many problems were noted ever, and the latest of them, oldest first; for whoever waits in vain."""
@@ -177,25 +318,9 @@ class PoolManager:
         wait_s = self._config.admission_wait_s if request.wait_s is None else request.wait_s
         wait = asyncio.get_running_loop().call_later(wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id))
         try:
-            self._tell(
-                ev.ClaimAsked(
-                    claim_id,
-                    request.owner,
-                    request.quota,
-                    self._use(request.resources),
-                    request.idempotency_key,
-                    request.weight,
-                )
-            )
+            self._tell(self._asked(claim_id, request))
             info = await future
-            ready_at_s = time.monotonic()
-            assigned_at_s = self._assigned_at_s[claim_id]
-            timings = {
-                "queued": 1000 * (assigned_at_s - asked_at_s),
-                "claimed": 1000 * (ready_at_s - assigned_at_s),
-                "ready": 1000 * (ready_at_s - asked_at_s),
-            }
-            return replace(info, timings_ms={**info.timings_ms, **timings})
+            return _timed(info, asked_at_s, self._assigned_at_s[claim_id], time.monotonic())
         finally:
             wait.cancel()
             del self._futures[claim_id], self._requests[claim_id]
@@ -205,6 +330,110 @@ class PoolManager:
         """What a sandbox with these wishes counts. Raises BadRequest, LimitReached."""
         limits = effective(self._config.limits(), None, resources)
         return Use(1, limits.cpu_count, limits.memory_mib)
+
+    def _asked(self, claim_id: str, request: CreateRequest) -> ev.ClaimAsked:
+        """Raises BadRequest, LimitReached."""
+        use = self._use(request.resources)
+        return ev.ClaimAsked(
+            claim_id,
+            request.owner,
+            request.quota,
+            use,
+            request.idempotency_key,
+            near_node_id=request.near_node_id,
+            weight=request.weight,
+        )
+
+    async def _claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        if not 0 < request.timeout_s <= self._config.max_timeout_s:
+            raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        gang_id = f"gang-{uuid.uuid4().hex}"
+        # Pending until all are there: should nobody be left to confirm them, they end soon by themselves.
+        pending_s = min(deadline_s + CONFIRM_WITHIN_S, self._config.max_timeout_s)
+        members = {
+            f"{gang_id}/{index}": replace(
+                request, gang=gang_id, idempotency_key=_key_of(request, index), timeout_s=pending_s
+            )
+            for index in range(count)
+        }
+        asked = tuple(self._asked(claim_id, member) for claim_id, member in members.items())
+        making = self._gangs[gang_id] = _Making(
+            request.timeout_s, time.monotonic(), asyncio.get_running_loop().create_future()
+        )
+        self._requests |= members
+        late = asyncio.get_running_loop().call_later(deadline_s, self._tell, ev.GangDeadlinePassed(gang_id))
+        try:
+            self._tell(ev.GangAsked(gang_id, asked))
+            return await making.future
+        finally:
+            late.cancel()
+            del self._gangs[gang_id]
+            for claim_id in members:
+                del self._requests[claim_id]
+                self._assigned_at_s.pop(claim_id, None)
+                self._member_errors.pop(claim_id, None)
+            self._tell(ev.GangDropped(gang_id))  # if it is not over, its caller has gone
+
+    async def _confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
+        making = self._gangs.get(gang_id)
+        if making is None:
+            return  # its caller has gone
+        words = await asyncio.gather(
+            *(self._confirm_one(key, info, making.timeout_s) for _, key, info in members), return_exceptions=True
+        )
+        for (claim_id, _, _), word in zip(members, words, strict=True):
+            if isinstance(word, BaseException):
+                self._tell(ev.GangBroke(gang_id, claim_id, f"it was lost before all were there: {_one_line(word)}"))
+                return
+        ready_at_s = time.monotonic()
+        for (claim_id, _, _), word in zip(members, words, strict=True):
+            assert isinstance(word, SlotDescription)
+            self._tell(ev.SlotDescribed(word))
+            if word.info is not None:
+                assigned_at_s = self._assigned_at_s.get(claim_id, ready_at_s)
+                making.infos.append(_timed(word.info, making.asked_at_s, assigned_at_s, ready_at_s))
+        self._tell(ev.GangConfirmed(gang_id))
+
+    async def _confirm_one(self, key: SlotKey, info: SandboxInfo, timeout_s: float) -> SlotDescription:
+        handle = self._handles.get(key)
+        if handle is None:
+            raise SandboxLost(info.sandbox_id, "internal")
+        description: SlotDescription = await answer(handle.confirm.remote(info.sandbox_id, timeout_s), CLAIM_TIMEOUT_S)
+        return description
+
+    def _fail(self, order: FailGang) -> None:
+        making = self._gangs.get(order.gang_id)
+        if making is None or making.future.done():
+            return
+        cause: RayboxError
+        if order.cause == "limit":
+            cause = LimitReached(order.reason)
+        elif order.cause == "capacity":
+            cause = NoCapacity(order.reason, order.retry_after_s)
+        else:
+            cause = self._member_errors.get(order.failed or "") or InternalError(order.reason)
+        making.future.set_exception(GangFailed(cause, order.report))
+
+    async def _reserve(self, gang_id: str, bundles: int) -> None:
+        group = self._groups[gang_id] = await asyncio.to_thread(
+            placement_groups.reserve, self._config, gang_id, bundles
+        )
+        if gang_id not in self._state.placements:  # the gang has ended meanwhile
+            await self._remove_placement(gang_id)
+            return
+        try:
+            await group.ready()
+            node_ids = await asyncio.to_thread(placement_groups.nodes_of, group, bundles)
+        except (RayError, KeyError) as error:  # removed meanwhile, or it cannot be
+            self._tell(
+                ev.PlacementFailed(gang_id, f"Ray could not reserve room for {bundles} sandboxes: {error}"[:500])
+            )
+        else:
+            self._tell(ev.PlacementReady(gang_id, node_ids))
+
+    async def _remove_placement(self, gang_id: str) -> None:
+        self._groups.pop(gang_id, None)
+        await asyncio.to_thread(placement_groups.remove, self._config, gang_id)
 
     async def _assign(self, claim_id: str, key: SlotKey) -> None:
         request = self._requests.get(claim_id)
@@ -222,7 +451,9 @@ class PoolManager:
         except RayboxError as error:
             if (future := self._futures.get(claim_id)) is not None and not future.done():
                 future.set_exception(error)
-            self._tell(ev.ClaimDropped(claim_id, key))
+            if request.gang:
+                self._member_errors[claim_id] = error
+            self._tell(ev.ClaimDropped(claim_id, key, str(error)))
         except (RayActorError, TimeoutError) as error:
             # Whether it was claimed is not known. Nobody has the id, so ending the actor loses and leaks nothing.
             await self._lose(key, error, kill=True)
@@ -249,8 +480,11 @@ class PoolManager:
         match order:
             case EnsureNodeAgent(node_id):
                 self._spawn(self._ensure_agent(node_id, AGENT_TIMEOUT_S))
-            case StartSlot(key):
-                self._spawn(self._start_slot(key))
+            case StopNodeAgent(node_id):
+                self._spawn(self._stop_agent(node_id))
+            case StartSlot(key, placement, bundle):
+                within = Bundle(self._groups[placement], bundle, placement) if placement else None
+                self._spawn(self._start_slot(key, within))
             case PrepareSlot(key):
                 self._spawn(self._prepare(key))
             case DescribeSlot(key):
@@ -259,8 +493,8 @@ class PoolManager:
                 self._spawn(self._stop_slot(key))
             case AssignClaim(claim_id, key):
                 self._spawn(self._assign(claim_id, key))
-            case KillSandbox(key, sandbox_id):
-                self._spawn(self._kill(key, sandbox_id))
+            case KillSandbox(key, sandbox_id, cause):
+                self._spawn(self._kill(key, sandbox_id, cause))
             case AnswerClaim(claim_id, info):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -269,6 +503,18 @@ class PoolManager:
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
                     future.set_exception(NoCapacity(reason, retry_after_s))
+            case ReservePlacement(gang_id, bundles):
+                self._spawn(self._reserve(gang_id, bundles))
+            case RemovePlacement(gang_id):
+                self._spawn(self._remove_placement(gang_id))
+            case ConfirmGang(gang_id, members):
+                self._spawn(self._confirm(gang_id, members))
+            case AnswerGang(gang_id):
+                making = self._gangs.get(gang_id)
+                if making is not None and not making.future.done():
+                    making.future.set_result(making.infos)
+            case FailGang():
+                self._fail(order)
             case RefuseClaim(claim_id, reason):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -278,7 +524,7 @@ class PoolManager:
         agent: Handle = None
         try:
             agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
-            await answer(agent.start.remote(), timeout_s)
+            facts: NodeFacts = await answer(agent.start.remote(), timeout_s)
             self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
             known = self._state.nodes.get(node_id)
@@ -289,7 +535,17 @@ class PoolManager:
                 ray.kill(agent, no_restart=False)
             self._tell(ev.NodeAgentFailed(node_id, _one_line(error) if isinstance(error, RayboxError) else ""))
         else:
-            self._tell(ev.NodeAgentReady(node_id))
+            self._tell(ev.NodeAgentReady(node_id, facts.no_network))
+
+    async def _stop_agent(self, node_id: str) -> None:
+        await self._fronts.end(node_id)
+        with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
+            agent = await asyncio.to_thread(find, node_agent_name(self._config, node_id))
+            try:
+                await answer(agent.stop.remote(), RETIRE_TIMEOUT_S)
+            finally:
+                ray.kill(agent)
+        self._tell(ev.NodeAgentStopped(node_id))
 
     async def _check_agent(self, node_id: str) -> None:
         """Whether its zygote still answers; without one, no slot can be prepared there."""
@@ -300,11 +556,15 @@ class PoolManager:
             finally:
                 self._checking.discard(node_id)
 
-    async def _start_slot(self, key: SlotKey) -> None:
+    async def _start_slot(self, key: SlotKey, within: Bundle | None) -> None:
         try:
-            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key)
+            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key, within)
             self._handles[key] = handle
             self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
+        except ActorUnschedulableError:
+            self._note(f"slot {key.slot}: there is no room for it on node {key.node_id[:12]} any more")
+            self._tell(ev.SlotUnplaced(key))
+            self._handles.pop(key, None)
         except (RayboxError, RayActorError, TimeoutError, ValueError) as error:
             await self._lose(key, error, kill=True)
 
@@ -352,7 +612,8 @@ class PoolManager:
         handle = self._handles[key]
         try:
             # The only way to take it that whoever claims it directly respects: by claiming it first.
-            await answer(handle.claim.remote(CreateRequest(timeout_s=self._config.max_timeout_s)), CLAIM_TIMEOUT_S)
+            request = CreateRequest(timeout_s=self._config.max_timeout_s, allow_internet_access=False)
+            await answer(handle.claim.remote(request), CLAIM_TIMEOUT_S)
         except SlotTaken:
             self._tell(ev.StopRefused(key))
             return
@@ -364,10 +625,10 @@ class PoolManager:
         self._tell(ev.SlotStopped(key))
         self._handles.pop(key, None)
 
-    async def _kill(self, key: SlotKey, sandbox_id: str) -> None:
+    async def _kill(self, key: SlotKey, sandbox_id: str, cause: Cause) -> None:
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
             handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, key.node_id, key.slot))
-            await answer(handle.kill.remote(sandbox_id), CLAIM_TIMEOUT_S)
+            await answer(handle.kill.remote(sandbox_id, cause), CLAIM_TIMEOUT_S)
 
     async def _lose(self, key: SlotKey, error: Exception, *, kill: bool = False) -> None:
         """The actor is dead, or `kill`: as good as dead. The node is asked for too, so that the cause is right."""
@@ -393,18 +654,49 @@ class PoolManager:
                 self._note(f"sweep: {error!r}")
             await asyncio.sleep(SWEEP_INTERVAL_S)
 
+    async def _keep_up_leases(self) -> None:
+        await self._recovered.wait()
+        while True:
+            try:
+                await self._leases.tick()
+                self._leaks.record_orphans(self._leases.orphans)
+            except Exception as error:
+                logger.exception("leases")
+                self._note(f"leases: {error!r}")
+            await asyncio.sleep(OWNER_CHECK_S)
+
+    async def _call_sandbox(self, sandbox_id: str, method: str, *arguments: object) -> Any:
+        """One call of the sandbox's actor. SandboxLost if that is dead; InternalError if it does not answer."""
+        parts = ids.parse(sandbox_id)
+        assert parts is not None
+        try:
+            handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, parts.node, parts.slot))
+            return await answer(getattr(handle, method).remote(sandbox_id, *arguments), CLAIM_TIMEOUT_S)
+        except (ActorDiedError, ValueError):
+            cause = self._state.tombstones.get(sandbox_id)
+            if cause is None:
+                nodes = await asyncio.to_thread(alive_nodes)
+                cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
+            raise SandboxLost(sandbox_id, cause) from None
+        except (RayActorError, TimeoutError) as error:
+            raise InternalError(f"the sandbox's actor cannot be reached: {error}"[:500]) from None
+
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
         known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
-        nodes, living = await asyncio.gather(asyncio.to_thread(alive_nodes), asyncio.to_thread(names, self._config))
-        for node_id in self._state.nodes.keys() - set(nodes):
+        nodes, living = await asyncio.gather(asyncio.to_thread(look), asyncio.to_thread(names, self._config))
+        by_prefix = {node.node_id[:12]: node.node_id for node in nodes}
+        for node_id in self._state.nodes.keys() - set(by_prefix.values()):
             self._tell(ev.NodeGone(node_id))
-        by_prefix = {node_id[:12]: node_id for node_id in nodes}
-        found = set()
+        found, agents = set(), set()
         for name in living:
-            match = re.fullmatch(r".*-sandbox-([0-9a-f]{12})-([0-9]+)", name)
+            match = re.fullmatch(r".*-(?:node|sandbox)-([0-9a-f]{12})(?:-([0-9]+))?", name)
             if match is not None and match[1] in by_prefix:
-                found.add(SlotKey(by_prefix[match[1]], int(match[2])))
+                node_id = by_prefix[match[1]]
+                if match[2] is None:
+                    agents.add(node_id)
+                else:
+                    found.add(SlotKey(node_id, int(match[2])))
         recovering = not self._recovered.is_set()
         for key in sorted(found - self._state.slots.keys()):
             self._tell(ev.SlotFound(key))
@@ -412,8 +704,15 @@ class PoolManager:
             await asyncio.wait(self._asking.values())
         if recovering:
             self._remember_keys()
-        for node_id in nodes:
-            self._tell(ev.NodeSeen(node_id))
+            self._leases.reconcile()
+        if self._sweeps % PLACEMENT_SWEEPS == 0:
+            groups = await asyncio.to_thread(placement_groups.existing, self._config)
+            self._tell(ev.PlacementsFound(frozenset(groups.keys() - self._groups.keys())))
+        self._sweeps += 1
+        for node in nodes:
+            self._tell(self._seen(node))
+        for node_id in agents:
+            self._tell(ev.NodeAgentFound(node_id))
         for key, known_slot in known.items():
             if key not in found and self._state.slots.get(key) is known_slot:
                 await self._lose(key, ActorDiedError())
@@ -421,9 +720,28 @@ class PoolManager:
             del self._handles[key]
         for key in self._state.silent_since(time.monotonic() - SILENCE_S):
             self._ask(key)
-        for node_id, node in list(self._state.nodes.items()):
-            if node.agent == "ready":
+        for node_id, known_node in list(self._state.nodes.items()):
+            if known_node.agent == "ready":
                 self._spawn(self._check_agent(node_id))
+        await self._report_demand(nodes)
+
+    def _seen(self, node: RayNode) -> ev.NodeSeen:
+        drain_at_s = None
+        if node.drain_deadline_s is not None:
+            drain_at_s = self._state.policy.drain_at_s(
+                node.drain_deadline_s, self._config.drain_grace_s, time.monotonic(), time.time()
+            )
+        hosts, room = may_host(self._config.node_labels, node), fitting(self._bundle, node.available)
+        return ev.NodeSeen(node.node_id, hosts, room, drain_at_s)
+
+    async def _report_demand(self, nodes: list[RayNode]) -> None:
+        wanted = request(self._bundle, self._config.node_labels, self._state.unmet(), nodes)
+        if wanted != self._requested:
+            try:
+                await asyncio.to_thread(report_demand, self._config.name, wanted)
+                self._requested = wanted
+            except Exception as error:  # whatever Ray's own layers raise; the next look tries again
+                self._note(f"Ray's autoscaler could not be told: {error!r}")
 
     def _remember_keys(self) -> None:
         """What a former manager promised: its sandboxes know the keys they were created under."""
@@ -459,14 +777,16 @@ def ensure_pool(
     *,
     timeout_s: float = 300.0,
     classes: ActorClasses | None = None,
+    keys: tuple[ApiKey, ...] = (),
 ) -> PoolStatus:
     """Start the pool, or join the one of this name that runs; return when its warm sandboxes are.
 
-    on_progress: called with every status read meanwhile. Raises BadRequest if a pool of this name runs with other
+    on_progress: called with every status read meanwhile. keys: as for ensure_manager.
+    Raises BadRequest if a pool of this name runs with other
     settings, InternalError with the latest problems if they repeat themselves or it takes longer than timeout_s.
     """
     deadline_s = time.monotonic() + timeout_s
-    manager = ensure_manager(config, classes or ActorClasses())
+    manager = ensure_manager(config, classes or ActorClasses(), keys)
     problems_before: int | None = None
     status: PoolStatus | None = None
     while True:
@@ -492,13 +812,42 @@ def ensure_pool(
         time.sleep(0.05)
 
 
-def _one_line(error: Exception) -> str:
+def _gang_key(idempotency_key: str) -> str:
+    """Of all the gang, and the beginning of its members'; no caller's own has a slash."""
+    return f"{idempotency_key}/"
+
+
+def _key_of(request: CreateRequest, index: int) -> str:
+    return f"{_gang_key(request.idempotency_key or '')}{index}"
+
+
+def _timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_s: float) -> SandboxInfo:
+    """With how long its creation took."""
+    timings = {
+        "queued": 1000 * (assigned_at_s - asked_at_s),
+        "claimed": 1000 * (ready_at_s - assigned_at_s),
+        "ready": 1000 * (ready_at_s - asked_at_s),
+    }
+    return replace(info, timings_ms={**info.timings_ms, **timings})
+
+
+def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
+    """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
+    try:
+        answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
+    except TimeoutError:
+        raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
+    """An elastic pool is ready when its minimum is: further nodes take minutes, and may never come."""
+    least = config.sandboxes if config.min_sandboxes is None else config.min_sandboxes
     taken = sum(status.slots_by_state.get(state, 0) for state in ("starting", "running", "paused"))
-    return bool(status.slots_by_state) and status.warm >= min(config.warm, config.sandboxes - taken)
+    return (least == 0 or bool(status.slots_by_state)) and status.warm >= min(config.warm, least - taken)
 
 
 def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
@@ -514,14 +863,19 @@ def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
         for name in left:
             with contextlib.suppress(ValueError):
                 handles[name] = find(name)
-        if (manager := handles.pop(manager_name(config), None)) is not None:
-            ray.kill(manager)
+        for name in [
+            name for name in handles if name == manager_name(config) or name.startswith(f"{config.name}-front-")
+        ]:
+            ray.kill(handles.pop(name))
         agents = {name: handle for name, handle in handles.items() if name.startswith(f"{config.name}-node-")}
         slots = {name: handle for name, handle in handles.items() if name not in agents}
         _end(slots.values(), "retire")
         if not slots:  # the agents' sweep is of use until the last sandbox is gone
             _end(agents.values(), "stop")
         time.sleep(0.05)
+    for gang_id in placement_groups.existing(config):
+        placement_groups.remove(config, gang_id)
+    report_demand(config.name, Request())
 
 
 def _end(handles: Any, method: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from raybox_actors.values import Quota, SandboxInfo, SlotDescription
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.placement import UNBOUNDED
 from raybox_cluster.pool.quotas import NOTHING, Charge, Use
+from raybox_cluster.pool.warmth import Warmth
 
 #: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
-#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
-Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
+#: `placed`: free, but for the gang in whose placement group it
+#: was born alone. `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+Bucket = Literal["silent", "idle", "preparing", "warm", "placed", "taken", "stopping"]
 BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 #: A claim takes the slot that is ready soonest.
 FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
@@ -33,6 +36,10 @@ class Slot:
     #: StopSlot was ordered; never free again.
     stopping: bool = False
     described_at_s: float = 0.0
+    #: The gang in whose placement group it was born.
+    placement: str = ""
+    #: The sandbox that was ordered to end because the node is going away.
+    drained_id: str = ""
     #: As entered into the indexes: bucket, being prepared, executions.
     indexed: tuple[Bucket, bool, int] | None = None
     #: As entered into the ledger: the sandbox that is here, unless a claim that is counted is to have it.
@@ -48,7 +55,7 @@ class Slot:
             return "taken"
         match known.state:
             case "idle" | "preparing" | "warm":
-                return known.state
+                return "placed" if self.placement else known.state
             case "starting" | "running" | "paused" | "destroying" | "stopped":
                 return "taken"
 
@@ -61,7 +68,11 @@ class Slot:
 @dataclass(slots=True)
 class Node:
     node_id: str
-    agent: Literal["absent", "ordered", "ready"] = "absent"
+    hosts: bool = True  #: may have sandboxes
+    room: int = UNBOUNDED  #: so many more slots fit, by Ray's count when it last looked and what was started since
+    drain_at_s: float | None = None  #: it is going away, and its sandboxes end then
+    no_network: str = ""  #: why its sandboxes cannot have the pool's network
+    agent: Literal["absent", "ordered", "ready", "leaving"] = "absent"
     agent_failures: int = 0
     agent_problem: str = ""
     agent_after_s: float = 0.0  #: no EnsureNodeAgent before
@@ -75,6 +86,22 @@ class Node:
     silent: int = 0
     preparing: int = 0
     executions: int = 0
+    #: Its slots, as in PoolState.buckets.
+    buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {bucket: {} for bucket in BUCKETS})
+
+    @property
+    def taken(self) -> int:
+        return len(self.buckets["taken"])
+
+    def warmth(self, idle: int) -> Warmth:
+        """idle: how many could be prepared."""
+        ordered = len(self.buckets["idle"]) - idle
+        ready = len(self.buckets["warm"]) + len(self.buckets["preparing"]) + ordered
+        return Warmth(self.node_id, self.slots, self.taken, ready, idle)
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.buckets.values())
 
 
 @dataclass(slots=True)
@@ -88,7 +115,10 @@ class Claim:
     quota: Quota | None = None
     use: Use = NOTHING
     idempotency_key: str | None = None
+    near_node_id: str = ""
     refuse_at_s: float = 0.0  #: of one that is over its quota
+    gang: str = ""  #: that it is a member of
+    doomed: bool = False  #: its gang has failed; whatever it still gets is ended
 
     @property
     def charge(self) -> Charge:

@@ -22,6 +22,7 @@ class Policy:
     claims_waiting_per_key_most: int = 1024  #: further ones are rejected at once
     over_quota_wait_s: float = 0.5  #: in which the end of a sandbox that makes room must have been heard of
     over_quota_waiting_most: int = 64  #: claims of one key; further ones are refused at once
+    drain_margin_s: float = 5.0  #: before a node's end, for cleaning up after its sandboxes
     retry_soon_s: float = 1.0  #: nobody is told to come back earlier
     retry_late_s: float = 5.0  #: told when nothing is known of slots that will come free
     retry_most_s: float = 60.0  #: nobody is told to come back later
@@ -30,6 +31,12 @@ class Policy:
     def backoff_s(self, failures: int) -> float:
         """Wait after the `failures`-th failure in a row (1-based)."""
         return min(self.backoff_most_s, self.backoff_first_s * 2.0 ** min(failures - 1, 16))
+
+    def drain_at_s(self, deadline_unix_s: float, grace_s: float, now_s: float, now_unix_s: float) -> float:
+        """When the sandboxes of a node end that Ray ends at a deadline (0: some time), on the clock of now_s."""
+        if deadline_unix_s <= 0:
+            return now_s + grace_s
+        return now_s + max(0.0, deadline_unix_s - now_unix_s - self.drain_margin_s)
 
     def prepares_allowed(self, executions: int) -> int:
         """How many walls may be built at once on a node that runs so many executions. At least one, so that a pool

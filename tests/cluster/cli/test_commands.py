@@ -125,11 +125,17 @@ def test_status_says_why_a_node_hosts_nothing() -> None:
 
     nodes = [
         NodeStatus("a" * 56, True, True, 2),
+        NodeStatus("c" * 56, True, True, 1, draining=True),
+        NodeStatus("d" * 56, True, False, 0, hosts=False),
+        NodeStatus("e" * 56, True, False, 0),
         NodeStatus("b" * 56, True, False, 0, "this node falls short: cgroups"),
     ]
     shown = render("http://x", asdict(PoolStatus(nodes, {"warm": 2}, 2, 2, 0, 0))).splitlines()
-    assert shown[-3:] == [
+    assert shown[-6:] == [
         f"  {'a' * 12}  ready, 2 slots",
+        f"  {'c' * 12}  draining, 1 slots",
+        f"  {'d' * 12}  hosts none, 0 slots",
+        f"  {'e' * 12}  free, 0 slots",
         f"  {'b' * 12}  not used, 0 slots",
         "    this node falls short: cgroups",
     ]

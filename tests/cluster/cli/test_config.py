@@ -34,12 +34,15 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "max-admission-wait-s": 60, "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256,
         "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
-        "warm-languages": "r,bash",
+        "warm-languages": "r,bash", "min-sandboxes": 1, "idle-s": 5, "placement": "pack", "cpu-request": 0.5,
+        "node-labels": "{pool: sandbox, zone: 'in(a,b)'}", "memory-request-mib": 0, "drain-grace-s": 10,
+        "warm-per-node": 1, "gateways": 2,
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"
     file.write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
     from_file = resolve({}, file, environment={})
+    values["node-labels"] = "pool=sandbox, zone=in(a, b)"
     from_command_line = resolve({name.replace("-", "_"): str(value) for name, value in values.items()}, environment={})
     assert from_file == from_command_line
     assert from_file.max_timeout_s == 3600.5
@@ -72,10 +75,18 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"api_key": "with a space in it"}, "api-key: must be"),
         ({"sandboxes": 0}, "sandboxes: must be"),
         ({"warm": -1}, "warm: must be"),
+        ({"min_sandboxes": 3, "sandboxes": 2}, "min-sandboxes: 3 is more than sandboxes (2)"),
+        ({"placement": "tight"}, "placement: must be one of spread, pack"),
+        ({"node_labels": "pool"}, "node-labels: must be KEY=VALUE"),
+        ({"node_labels": 3}, "node-labels: must be conditions"),
+        ({"cpu_request": "much"}, "cpu-request: must be a number from 0"),
+        ({"cpu_request": -1}, "cpu-request: must be"),
         ({"warm": 3, "sandboxes": 2}, "warm: 3 sandboxes cannot be kept ready out of 2"),
         ({"address": "somewhere"}, "address: must be"),
         ({"address": "host:port"}, "address: must be"),
         ({"address": "ray://host:10001"}, "address: a Ray client address"),
+        ({"gateways": 0}, "gateways: must be"),
+        ({"gateways": 2}, "gateways: more than one needs a Ray cluster to join"),
         ({"default_timeout_s": "nan"}, "default-timeout-s: must be"),
         ({"default_timeout_s": 100, "max_timeout_s": 50}, "default-timeout-s: is longer"),
         ({"admission_wait_s": -1}, "admission-wait-s: must be"),

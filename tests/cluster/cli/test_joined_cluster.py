@@ -115,7 +115,7 @@ def up(name: str, address: str, *options: str) -> subprocess.CompletedProcess[st
 
 def test_up_use_kill_adopt_change_and_down(cluster: str) -> None:
     name = f"joined-{os.getpid()}"
-    size = ("--sandboxes", "2", "--warm", "1")
+    size = ("--sandboxes", "2", "--warm", "1", "--gateways", "2")
     try:
         first = killed_when_ready(name, cluster, *size)
         assert (first.own_ray, first.ray_address) == (False, cluster)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from raybox_cluster import cli_processes, cli_state
+from tests.support.components import command_line
 from tests.support.pool import RunningPool, raybox
 from tests.support.wait import wait_until
 
@@ -107,10 +108,11 @@ def test_the_gateway_is_back_at_the_same_url_after_its_replica_was_killed(runnin
         wait_until(answers, 20)  # 1.4-1.9 s on an idle machine; this one may be busy
 
 
-def test_killing_up_leaves_nothing() -> None:
+@pytest.mark.parametrize("killed", ["up", "raylet"])
+def test_killing_what_all_hangs_on_leaves_nothing(killed: str) -> None:
     from tests.support.pool import processes_of, start_pool, stop_pool
 
-    name = f"killed-{os.getpid()}"
+    name = f"killed-{os.getpid()}-{killed}"
     pool = None
     try:
         pool = start_pool(name, "--sandboxes", "1", "--warm", "1")
@@ -118,7 +120,11 @@ def test_killing_up_leaves_nothing() -> None:
         assert record is not None
         before = processes_of(pool)
         assert len(before) > 5
-        os.kill(pool.pid, signal.SIGKILL)
+        if killed == "up":
+            os.kill(pool.pid, signal.SIGKILL)
+        else:
+            (raylet,) = (one.pid for one in before if command_line(one.pid).split(" ")[0].endswith("/raylet"))
+            os.kill(raylet, signal.SIGKILL)
         wait_until(lambda: not cli_processes.alive(before), 30, lambda: cli_processes.alive(before))
         wait_until(lambda: not Path(record.folder).exists(), 5)
     finally:

@@ -17,6 +17,7 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    LeaseOwner,
     LogEntry,
     NodeStatus,
     PoolCapacity,
@@ -101,7 +102,12 @@ class MemoryBackend:
         self.hold_create: asyncio.Event | None = None  #: the same for `create`
         self.creating = asyncio.Event()
         self.killed: asyncio.Queue[str] = asyncio.Queue()
+        self.gangs: list[tuple[CreateRequest, int, float]] = []
+        self.gangs_given_up: asyncio.Queue[int] = asyncio.Queue()
         self.calls: list[str] = []
+        self.leases: dict[tuple[str, str], str] = {}  #: sandbox by API key and key of the lease
+        self.leased: list[tuple[CreateRequest, bool]] = []
+        self.heartbeats: list[LeaseOwner] = []
         self.agents: dict[str, LocalAgent] = {}
         self.environments: dict[str, dict[str, str]] = {}
         self.samples: list[ResourceUsage] = []
@@ -163,6 +169,15 @@ class MemoryBackend:
             for name, language in (("py", "python"), ("js", "javascript"))
         }
         return info
+
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        self._called("create_many")
+        self.gangs.append((request, count, deadline_s))
+        try:
+            return [await self.create(request) for _ in range(count)]
+        except asyncio.CancelledError:
+            self.gangs_given_up.put_nowait(count)
+            raise
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         self._called("capacity")
@@ -304,6 +319,38 @@ class MemoryBackend:
         if sandbox_id not in self.gone:
             self._sandbox(sandbox_id)
         return self.entries
+
+    async def lease(self, request: CreateRequest, *, recreate: bool) -> tuple[SandboxInfo, bool]:
+        self._called("lease")
+        assert request.lease is not None
+        lease_id = (request.owner, request.lease.key)
+        self.leased.append((request, recreate))
+        if (known := self.leases.get(lease_id)) in self.live:
+            return self.live[known], False
+        if known is not None and self.gone[known] == "oom" and not recreate:
+            del self.leases[lease_id]
+            raise SandboxLost(known, "oom")
+        info = await self.create(request)
+        info = self.live[info.sandbox_id] = replace(info, lease=request.lease)
+        self.leases[lease_id] = info.sandbox_id
+        return info, True
+
+    async def release_lease(self, api_key: str, key: str, sandbox_id: str | None) -> bool:
+        self._called("release_lease")
+        known = self.leases.get((api_key, key))
+        if known not in self.live or sandbox_id not in (None, known):
+            return False
+        self.end(known, "killed")
+        return True
+
+    async def heartbeat(self, owner: LeaseOwner) -> int:
+        self._called("heartbeat")
+        self.heartbeats.append(owner)
+        return sum(info.lease is not None and owner in info.lease.owners for info in self.live.values())
+
+    async def heartbeat_lease(self, api_key: str, key: str) -> bool:
+        self._called("heartbeat_lease")
+        return self.leases.get((api_key, key)) in self.live
 
     async def status(self) -> PoolStatus:
         self._called("status")

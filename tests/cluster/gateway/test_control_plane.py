@@ -368,12 +368,25 @@ async def test_faults_are_500_without_a_traceback(gateway: Gateway, error: Excep
 async def test_status_is_the_pools_own(gateway: Gateway) -> None:
     response = await gateway.client.get("/raybox/status")
     assert response.json() == {
-        "nodes": [{"node_id": "node-1", "alive": True, "zygote_ready": True, "slots": 2, "problem": "", "leaks": {}}],
+        "nodes": [
+            {
+                "node_id": "node-1",
+                "alive": True,
+                "zygote_ready": True,
+                "slots": 2,
+                "problem": "",
+                "draining": False,
+                "hosts": True,
+                "leaks": {},
+            }
+        ],
         "slots_by_state": {"warm": 1, "running": 1},
         "capacity": 2,
         "warm": 1,
         "busy": 0,
         "claims_waiting": 0,
+        "leases": 0,
+        "orphaned_leases": 0,
     }
 
 
@@ -441,3 +454,20 @@ async def test_a_create_may_say_how_long_it_waits(gateway: Gateway) -> None:
         assert (refused.status_code, "from 0 to 600" in refused.json()["message"]) == (400, True), text
     refused = await gateway.client.post("/v2/sandboxes", json=CREATE, headers={"X-Raybox-Wait-Seconds": "601"})
     assert refused.json()["message"].startswith("X-Raybox-Wait-Seconds must be")
+
+
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        ({}, 201),
+        ({"near_node_id": "c0ffee" * 9}, 201),
+        ({"near_node_id": "Somewhere"}, 400),
+        ({"near_node_id": 7}, 400),
+        ("near", 400),
+    ],
+)
+async def test_a_create_may_name_the_node_of_its_caller(gateway: Gateway, field: object, status: int) -> None:
+    response = await gateway.client.post("/v2/sandboxes", json=CREATE | {"raybox": field})
+    assert response.status_code == status
+    if status == 201:
+        assert gateway.backend.created[-1].near_node_id == (isinstance(field, dict) and field.get("near_node_id", ""))

@@ -6,23 +6,24 @@ import asyncio
 import os
 import secrets
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from raybox_actors.config import NAMESPACE, PoolConfig, manager_name, sandbox_actor_name
-from raybox_actors.errors import BadRequest, InternalError, NotFound, SandboxLost, SlotTaken
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, sandbox_actor_name
+from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, SandboxLost, SlotTaken
 from raybox_actors.lifecycle import Claimed, Destroyed, KillAsked, Lifecycle, PrepareAsked, Prepared
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, SandboxInfo, SlotDescription
+from raybox_actors.values import CreateRequest, EventBatch, ExecuteRequest, Lease, SandboxInfo, SlotDescription
 
 
 class FakeNodeAgent:
     def __init__(self, config: PoolConfig, node_id: str) -> None:
         self.config, self.node_id = config, node_id
 
-    async def start(self) -> None:
-        pass
+    async def start(self) -> NodeFacts:
+        return NodeFacts("", "", (), "")
 
     async def stop(self) -> None:
         pass
@@ -32,13 +33,13 @@ class FakeNodeAgent:
 
 
 class BrokenNodeAgent(FakeNodeAgent):
-    async def start(self) -> None:
+    async def start(self) -> NodeFacts:
         raise InternalError("no bubblewrap on this node")
 
 
 class FakeSandboxActor:
-    def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
-        self.config, self.node_id, self.slot = config, node_id, slot
+    def __init__(self, config: PoolConfig, node_id: str, slot: int, placement: str = "") -> None:
+        self.config, self.node_id, self.slot, self.placement = config, node_id, slot, placement
         self.life = Lifecycle()
         self.sequence = 0
         self.info_now: SandboxInfo | None = None
@@ -50,7 +51,9 @@ class FakeSandboxActor:
     def describe_now(self) -> SlotDescription:
         name = sandbox_actor_name(self.config, self.node_id, self.slot)
         life = self.life
-        return SlotDescription(name, self.node_id, self.slot, life.epoch, life.state, self.info_now, 0, self.sequence)
+        return SlotDescription(
+            name, self.node_id, self.slot, life.epoch, life.state, self.info_now, 0, self.sequence, self.placement
+        )
 
     def apply(self, *events: Any) -> SlotDescription:
         for event in events:
@@ -102,6 +105,9 @@ class FakeSandboxActor:
             request.owner,
             node_id=self.node_id,
             idempotency_key=request.idempotency_key,
+            gang=request.gang,
+            pending=bool(request.gang),
+            lease=request.lease,
         )
         warm = self.life.state == "warm"
         info = self.info_now
@@ -109,6 +115,11 @@ class FakeSandboxActor:
         if self.silent_claims:
             await asyncio.sleep(3600)
         return info
+
+    async def confirm(self, sandbox_id: str, timeout_s: float) -> SlotDescription:
+        self.info_now = replace(self.current(sandbox_id), pending=False, end_at_s=time.time() + timeout_s)
+        self.sequence += 1
+        return self.describe_now()
 
     def current(self, sandbox_id: str) -> SandboxInfo:
         if self.info_now is not None and self.life.sandbox_id == sandbox_id:
@@ -120,9 +131,13 @@ class FakeSandboxActor:
     async def info(self, sandbox_id: str) -> SandboxInfo:
         return self.current(sandbox_id)
 
-    async def kill(self, sandbox_id: str) -> None:
+    async def renew_lease(self, sandbox_id: str, lease: Lease) -> SandboxInfo:
+        info = self.info_now = replace(self.current(sandbox_id), lease=lease)
+        return info
+
+    async def kill(self, sandbox_id: str, cause: Cause = "killed") -> None:
         self.current(sandbox_id)
-        self.apply(KillAsked(), Destroyed())
+        self.apply(KillAsked(cause), Destroyed())
 
     async def execute(self, sandbox_id: str, request: ExecuteRequest) -> EventBatch:
         self.current(sandbox_id)

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import random
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import get_args
 
@@ -16,20 +16,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from raybox_actors import sandbox_id as ids
+from raybox_actors.config import Placement
 from raybox_actors.values import Quota, SandboxInfo, SlotDescription, SlotState
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
+    StopNodeAgent,
     StopSlot,
 )
 from raybox_cluster.pool.policy import Policy
@@ -37,6 +44,8 @@ from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.state import HANDLERS, PoolState
 
 NODE = "a" * 56
+#: A node that hosts nothing.
+HEAD = "h" * 56
 SECRET = b"s"
 
 
@@ -589,9 +598,11 @@ class SimActor:
     epoch: int = 0
     sequence: int = 1
     info: SandboxInfo | None = None
+    placement: str = ""
 
     def described(self) -> ev.SlotDescribed:
-        return described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        word = described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        return ev.SlotDescribed(replace(word.description, placement=self.placement))
 
     def become(self, state: SlotState) -> None:
         self.state = state
@@ -606,11 +617,32 @@ class AnyOrder(RuleBasedStateMachine):
     lost.
     """
 
-    @initialize(sandboxes=st.integers(0, 4), warm=st.integers(0, 3))
-    def begin(self, sandboxes: int, warm: int) -> None:
+    @initialize(
+        sandboxes=st.integers(0, 4),
+        warm=st.integers(0, 3),
+        placement=st.sampled_from(get_args(Placement)),
+        least=st.one_of(st.none(), st.integers(0, 4)),
+        room=st.integers(1, 4),
+        no_network=st.sets(st.sampled_from("abc")),
+    )
+    def begin(
+        self,
+        sandboxes: int,
+        warm: int,
+        placement: Placement = "spread",
+        least: int | None = None,
+        room: int = 99,
+        no_network: Set[str] = frozenset(),
+    ) -> None:
         self.now = 0.0
-        self.sandboxes, self.warm = sandboxes, warm
+        self.sandboxes, self.warm, self.placement = sandboxes, warm, placement
+        self.least = None if least is None else min(least, sandboxes)
+        #: Actors that a node holds; nodes that give no network.
+        self.room, self.no_network = room, {name * 56 for name in no_network}
         self.alive: set[str] = set()
+        self.agents: set[str] = set()
+        #: When the sandboxes of nodes end that go away.
+        self.draining: dict[str, float] = {}
         self.actors: dict[SlotKey, SimActor] = {}
         self.used: set[SlotKey] = set()
         self.orders: list[Instruction] = []
@@ -626,7 +658,37 @@ class AnyOrder(RuleBasedStateMachine):
         #: Who asked, by claim.
         self.asked_by: dict[str, str] = {}
         self.won: dict[str, SandboxInfo] = {}
-        self.pool = PoolState(sandboxes, warm, Policy(claims_waiting_most=5), tombstones_kept=3)
+        self.gangs = 0
+        self.open_gangs: set[str] = set()
+        #: Of those whose sandboxes are confirmed, and of no others.
+        self.whole: dict[str, list[SandboxInfo]] = {}
+        #: Gangs with a placement group in the cluster, and the nodes of its bundles.
+        self.groups: dict[str, tuple[str, ...]] = {}
+        self.pool = self.a_manager()
+
+    def a_manager(self) -> PoolState:
+        return PoolState(
+            self.sandboxes,
+            self.warm,
+            Policy(claims_waiting_most=5),
+            placement=self.placement,
+            min_sandboxes=self.least,
+            idle_s=30.0,
+            tombstones_kept=3,
+        )
+
+    def seen(self, node_id: str) -> ev.NodeSeen:
+        return ev.NodeSeen(node_id, node_id != HEAD, self.room_on(node_id), self.draining.get(node_id))
+
+    def room_on(self, node_id: str) -> int:
+        """What placement groups have reserved is not free, whether or not somebody lives there."""
+        outside = sum(actor.at.node_id == node_id and not actor.placement for actor in self.actors.values())
+        return self.room - outside - sum(nodes.count(node_id) for nodes in self.groups.values())
+
+    def usable(self) -> set[str]:
+        """Where sandboxes may be."""
+        hosting = self.alive - self.draining.keys() - {HEAD}
+        return hosting - self.no_network or hosting
 
     def tell(self, event: ev.Event) -> None:
         for order in self.pool.handle(event, self.now):
@@ -639,6 +701,11 @@ class AnyOrder(RuleBasedStateMachine):
                 case RefuseClaim(claim_id):
                     self.open.remove(claim_id)
                     assert self.asked_by[claim_id] in QUOTAS
+                case AnswerGang(gang_id):
+                    self.open_gangs.remove(gang_id)  # KeyError: answered twice
+                    self.won |= {f"{gang_id} {number}": info for number, info in enumerate(self.whole[gang_id])}
+                case FailGang(gang_id):
+                    self.open_gangs.remove(gang_id)
                 case _:
                     self.orders.append(order)
 
@@ -650,15 +717,38 @@ class AnyOrder(RuleBasedStateMachine):
         """The effect happens now; the manager hears of it later."""
         match order:
             case EnsureNodeAgent(node_id):
-                self.tell(ev.NodeAgentReady(node_id) if node_id in self.alive else ev.NodeAgentFailed(node_id))
-            case StartSlot(at):
+                if node_id in self.alive:
+                    self.agents.add(node_id)
+                    self.tell(ev.NodeAgentReady(node_id, "no tun" if node_id in self.no_network else ""))
+                else:
+                    self.tell(ev.NodeAgentFailed(node_id))
+            case StopNodeAgent(node_id):
+                self.agents.discard(node_id)
+                self.replies.append((node_id, lambda: ev.NodeAgentStopped(node_id)))
+            case StartSlot(at, placement):
                 assert at not in self.used, "the number of a dead actor was used again"
+                assert at.node_id != HEAD
                 self.used.add(at)
-                if at.node_id in self.alive:
-                    actor = self.actors[at] = SimActor(at)
+                full = self.room_on(at.node_id) <= 0 and not placement
+                if placement and placement not in self.groups:
+                    self.replies.append((at.node_id, lambda: ev.SlotLost(at)))
+                elif at.node_id in self.alive and (full or at.node_id in self.draining):
+                    self.replies.append((at.node_id, lambda: ev.SlotUnplaced(at)))
+                elif at.node_id in self.alive:
+                    actor = self.actors[at] = SimActor(at, placement=placement)
                     self.replies.append((at.node_id, actor.described))
                 else:
                     self.replies.append((at.node_id, lambda: ev.SlotLost(at)))
+            case ReservePlacement(gang_id, bundles):
+                places = [node_id for node_id in sorted(self.usable()) for _ in range(self.room_on(node_id))]
+                if gang_id in self.pool.placements and len(places) >= bundles:  # or it goes on waiting for room
+                    found = self.groups[gang_id] = tuple(places[:bundles])
+                    self.replies.append(("", lambda: ev.PlacementReady(gang_id, found)))
+            case RemovePlacement(gang_id):
+                assert not any(actor.placement == gang_id for actor in self.actors.values())
+                self.groups.pop(gang_id, None)
+            case ConfirmGang(gang_id, members):
+                self.confirm(gang_id, members)
             case PrepareSlot(at) | DescribeSlot(at) | StopSlot(at) | KillSandbox(at) | AssignClaim(_, at):
                 if (actor_or_none := self.actors.get(at)) is None:
                     self.replies.append(
@@ -668,6 +758,28 @@ class AnyOrder(RuleBasedStateMachine):
                     self.call(order, actor_or_none)
             case _:
                 raise AssertionError(order)
+
+    def confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
+        words: list[ev.SlotDescribed] = []
+        broken: ev.Event | None = None
+        for claim_id, at, info in members:
+            actor = self.actors.get(at)
+            if actor is None or actor.info != info:
+                broken = ev.GangBroke(gang_id, claim_id, "lost")
+                continue
+            actor.info = replace(info, pending=False)
+            self.change(actor, "running")
+            words.append(actor.described())
+        self.whole[gang_id] = [word.description.info for word in words if word.description.info is not None]
+
+        def ended() -> ev.Event:
+            if broken is not None:
+                return broken
+            for word in words:
+                self.tell(word)
+            return ev.GangConfirmed(gang_id)
+
+        self.replies.append(("", ended))
 
     def call(self, order: Instruction, actor: SimActor) -> None:
         match order:
@@ -690,13 +802,18 @@ class AnyOrder(RuleBasedStateMachine):
                     self.replies.append((at.node_id, lambda: ev.SlotStopped(at)))
                 else:
                     self.replies.append((at.node_id, lambda: ev.StopRefused(at)))
-            case KillSandbox(_, sandbox_id):
+            case KillSandbox(at, sandbox_id, cause):
                 if actor.info is not None and actor.info.sandbox_id == sandbox_id:
-                    assert actor.info not in self.won.values(), "a sandbox that somebody has was killed"
+                    over = self.draining.get(at.node_id, self.now + 1) <= self.now
+                    assert cause == ("node_lost" if over else "killed") or not over
+                    assert over or actor.info not in self.won.values(), "a sandbox that somebody has was killed"
                     self.end(actor)
             case AssignClaim(claim_id, at):
                 if actor.state in ("idle", "warm"):
-                    info = actor.info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    if "/" in claim_id:
+                        info = replace(info, gang=claim_id.partition("/")[0], pending=True)
+                    actor.info = info
                     self.change(actor, "running")
                     self.replies.append((at.node_id, lambda: ev.ClaimWon(claim_id, at, info)))
                 else:
@@ -716,16 +833,25 @@ class AnyOrder(RuleBasedStateMachine):
             self.actors.pop(event.key, None)
         self.tell(event)
 
-    @rule(name=st.sampled_from("abc"))
+    @rule(name=st.sampled_from("abch"))
     def a_node_comes(self, name: str) -> None:
         self.alive.add(name * 56)
-        self.tell(ev.NodeSeen(name * 56))
+        self.tell(self.seen(name * 56))
+
+    @precondition(lambda self: self.alive)
+    @rule(at=st.integers(0, 9), grace_s=st.floats(0, 20))
+    def a_node_is_going_away(self, at: int, grace_s: float) -> None:
+        node_id = sorted(self.alive)[at % len(self.alive)]
+        self.draining.setdefault(node_id, self.now + grace_s)
+        self.tell(self.seen(node_id))
 
     @precondition(lambda self: self.alive)
     @rule(noticed=st.booleans(), at=st.integers(0, 9))
     def a_node_dies(self, noticed: bool, at: int) -> None:
         node_id = sorted(self.alive)[at % len(self.alive)]
         self.alive.remove(node_id)
+        self.draining.pop(node_id, None)
+        self.agents.discard(node_id)
         for at_key in [at_key for at_key in self.actors if at_key.node_id == node_id]:
             del self.actors[at_key]
         if noticed:
@@ -751,6 +877,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.open.add(claim_id)
         self.asked_by[claim_id] = owner
         self.tell(ev.ClaimAsked(claim_id, owner, QUOTAS.get(owner), USE, f"key {claim_id}"))
+
+    @rule(owner=st.sampled_from(("", "dave", *QUOTAS)), count=st.integers(1, 4))
+    def somebody_asks_for_several(self, owner: str, count: int) -> None:
+        self.gangs += 1
+        gang_id = f"gang {self.gangs}"
+        self.open_gangs.add(gang_id)
+        names = [f"{gang_id}/{number}" for number in range(count)]
+        self.asked_by |= dict.fromkeys(names, owner)
+        claims = (ev.ClaimAsked(name, owner, QUOTAS.get(owner), USE, f"key {name}") for name in names)
+        self.tell(ev.GangAsked(gang_id, tuple(claims)))
+
+    @precondition(lambda self: self.open_gangs)
+    @rule(at=st.integers(0, 9), gone=st.booleans())
+    def a_gang_is_given_up(self, at: int, gone: bool) -> None:
+        gang_id = sorted(self.open_gangs)[at % len(self.open_gangs)]
+        self.tell(ev.GangDropped(gang_id) if gone else ev.GangDeadlinePassed(gang_id))
 
     @precondition(lambda self: self.open)
     @rule(at=st.integers(0, 9))
@@ -824,10 +966,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def the_manager_is_replaced(self) -> None:
-        self.pool = PoolState(self.sandboxes, self.warm, Policy(claims_waiting_most=5), tombstones_kept=3)
+        self.pool = self.a_manager()
         self.orders, self.replies, self.mail = [], [], []
         self.abandoned = set()
-        self.open = set()  # their callers ask again, as new claims
+        self.open, self.open_gangs = set(), set()  # their callers ask again, as new claims
         self.sweep()
         # The numbers of actors that died before it came may be used again.
         self.used = set(self.actors)
@@ -837,19 +979,26 @@ class AnyOrder(RuleBasedStateMachine):
             if node_id not in self.alive:
                 self.forget(node_id)
         for node_id in sorted(self.alive):
-            self.tell(ev.NodeSeen(node_id))
+            self.tell(self.seen(node_id))
         for at in sorted(self.actors):
             self.tell(ev.SlotFound(at))
             self.tell(self.actors[at].described())
+        for node_id in sorted(self.agents):
+            self.tell(ev.NodeAgentFound(node_id))
+        # Those that should be there are asked whether they are, and started if not.
+        self.agents |= {node.node_id for node in self.pool.nodes.values() if node.agent == "ready"} & self.alive
         for at in self.pool.silent_since(float("inf")):
             if at not in self.actors:
                 self.tell(ev.SlotLost(at))
+        self.tell(ev.PlacementsFound(frozenset(self.groups)))
 
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "pool"):
             self.pool.check()
-            assert self.pool.claims.keys() | self.pool.over_quota.keys() == self.open
+            claims = {claim.claim_id for claim in self.pool.claims.values() if not claim.gang}
+            assert claims | self.pool.over_quota.keys() == self.open
+            assert self.pool.gangs.keys() == self.open_gangs
             for owner, quota in QUOTAS.items():
                 live = sum(actor.info is not None and actor.info.owner == owner for actor in self.actors.values())
                 assert live <= min(quota.sandboxes or 99, quota.cpu or 99, quota.memory_mib or 99), owner
@@ -859,6 +1008,8 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         for _ in range(12):
+            for gang_id in sorted(self.open_gangs):
+                self.tell(ev.GangDropped(gang_id))
             self.now += 60.0
             self.sweep()
             self.tell(ev.Ticked())
@@ -870,18 +1021,31 @@ class AnyOrder(RuleBasedStateMachine):
             while self.mail:
                 self.read(self.mail.pop(0)[1])
             self.pool.check()
+        assert not any(actor.info.pending for actor in self.actors.values() if actor.info)
         if not self.alive:
             return
+        assert self.groups.keys() == {actor.placement for actor in self.actors.values() if actor.placement}
         assert set(self.pool.slots) == set(self.actors)
         claimed = [actor for actor in self.actors.values() if actor.info]
-        assert len(self.actors) == max(self.sandboxes, len(claimed))
+        usable = self.usable()
+        elsewhere = sum(actor.at.node_id not in usable for actor in claimed)
+        room = self.room * len(usable)
+        least = self.sandboxes if self.least is None else self.least
+        waiting = len(self.pool.waiting)
+        wanted = max(len(claimed), least, min(self.sandboxes, len(claimed) + waiting + self.warm))
+        assert len(self.actors) == elsewhere + min(room, wanted - elsewhere)
+        assert self.pool.unmet() == max(0, wanted - elsewhere - room)
+        assert {actor.at.node_id for actor in self.actors.values()} <= usable | {a.at.node_id for a in claimed}
+        assert not any(actor.at.node_id in self.draining for actor in claimed)
+        inhabited = {actor.at.node_id for actor in self.actors.values()}
+        assert inhabited <= self.agents <= inhabited | (usable if self.pool.unmet() else set())
         assert {info.sandbox_id for info in self.pool.live()} == {a.info.sandbox_id for a in claimed if a.info}
         assert not any(a.info.idempotency_key in self.abandoned for a in claimed if a.info)
         warm = sum(actor.state == "warm" for actor in self.actors.values())
         assert warm >= min(self.warm, len(self.actors) - len(claimed))
         assert not self.pool.over_quota
         if self.open:
-            assert len(claimed) >= self.sandboxes
+            assert len(claimed) == len(self.actors)
 
 
 TestAnyOrder = AnyOrder.TestCase
@@ -890,7 +1054,9 @@ TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=60, deadli
 
 _steps = st.lists(
     st.tuples(
-        st.sampled_from(("ask", "ask", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")),
+        st.sampled_from(
+            ("ask", "ask", "ask for two", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")
+        ),
         st.sampled_from(tuple(QUOTAS)),
         st.integers(0, 9),
     ),
@@ -914,6 +1080,8 @@ def test_no_order_of_things_takes_a_key_over_its_quota(steps: list[tuple[str, st
         match what:
             case "ask":
                 world.somebody_asks(owner)
+            case "ask for two":
+                world.somebody_asks_for_several(owner, 2)
             case "carry out" if world.orders:
                 world.take(at)
             case "hear" if world.replies:

@@ -1,0 +1,1 @@
+export PATH=/opt/raybox/.venv/bin:$PATH
