@@ -23,7 +23,7 @@ from tests.support.pool import RunningPool
 
 pytestmark = pytest.mark.pool
 
-REQUESTS = 600
+REQUESTS = 300
 #: An answer takes milliseconds; this one hangs.
 HANG_S = 20.0
 INTERPRETER, ENVD, CLOSED_PORT = 49999, 49983, 4711
@@ -156,7 +156,7 @@ def other_values(sent: Sent, dice: random.Random) -> None:
     start = sent.body.find(b"{")
     if start < 0:
         return
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(sent.body[start:])
         for _ in range(dice.randrange(1, 3)):
             into = value
@@ -346,7 +346,8 @@ def judge(sent: Sent, answer: Answer) -> None:
     if not answer.status:
         assert sent.waited_for, told
         return
-    assert 100 <= answer.status < 500 or answer.status in (501, 502), told
+    full = answer.status == 503 and json.loads(answer.body)["kind"] == "capacity"  # some requests create sandboxes
+    assert 100 <= answer.status < 500 or answer.status in (501, 502) or full, told
     assert b"Traceback" not in answer.body, told
     if answer.status >= 400 and answer.kind.startswith("application/json") and answer.body:
         said = json.loads(answer.body)
