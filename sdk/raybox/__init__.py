@@ -59,6 +59,8 @@ from ._filesystem_async import AsyncFileStreamReader, AsyncWatchHandle
 from ._filesystem_sync import FileStreamReader, WatchHandle
 from ._git_models import GitBranches, GitFileStatus, GitResetMode, GitStatus
 from ._git_sync import Git
+from ._lease_async import AsyncLease
+from ._lease_sync import Lease
 from ._models import (
     Context,
     Execution,
@@ -88,6 +90,7 @@ __all__ = [
     "AsyncCommandHandle",
     "AsyncCommandInputHandle",
     "AsyncFileStreamReader",
+    "AsyncLease",
     "AsyncPool",
     "AsyncSandbox",
     "AsyncSandboxPaginator",
@@ -117,6 +120,7 @@ __all__ = [
     "GitStatus",
     "GitUpstreamException",
     "InvalidArgumentException",
+    "Lease",
     "LimitException",
     "Logs",
     "MIMEType",

@@ -41,6 +41,9 @@ Operation = Literal[
     "restart_context",
     "remove_context",
     "health",
+    "lease",
+    "release_lease",
+    "heartbeat",
     "get_metrics",
     "update_network",
     "read_file",
@@ -223,6 +226,28 @@ def update_network(config: ConnectionConfig, sandbox_id: str, network: Mapping[s
     return _control(config, "update_network", "PUT", path, sandbox_id, network_update_body(network))
 
 
+def lease(config: ConnectionConfig, key: str, payload: Mapping[str, Any]) -> Request:
+    return _control(config, "lease", "PUT", f"/raybox/leases/{_lease_key(key)}", payload=payload)
+
+
+def release_lease(config: ConnectionConfig, key: str, sandbox_id: str) -> Request:
+    params = {"sandbox_id": sandbox_id}
+    path = f"/raybox/leases/{_lease_key(key)}?{urlencode(params)}"
+    return _control(config, "release_lease", "DELETE", path, parameters=params)
+
+
+def heartbeat(config: ConnectionConfig, process_id: str) -> Request:
+    return _control(config, "heartbeat", "POST", "/raybox/leases/heartbeat", payload={"owner": process_id})
+
+
+def _lease_key(key: str) -> str:
+    if not isinstance(key, str) or re.fullmatch(r"[A-Za-z0-9._:~@=+-]{1,255}", key) is None or not key.strip("."):
+        raise InvalidArgumentException(
+            f"the key of a lease must be 1 to 255 letters, digits and characters of '._:~@=+-', got {key!r}"
+        )
+    return quote(key, safe="")
+
+
 def _control(
     config: ConnectionConfig,
     operation: Operation,
@@ -249,7 +274,7 @@ def _control(
         method=method,
         url=config.api_url + path,
         headers=(*headers.items(), *extra),
-        body=_json(payload) if payload is not None else b"",
+        body=json_bytes(payload) if payload is not None else b"",
         connect_s=config.request_timeout,
         total_s=config.request_timeout,
         retries=config.retries,
@@ -417,7 +442,7 @@ def _interpreter(
         method,
         to.interpreter_url + path,
         to.interpreter_headers + extra,
-        _json(payload) if payload is not None else b"",
+        json_bytes(payload) if payload is not None else b"",
         connect_s,
         total_s,
         connect_retries=config.connect_retries,
@@ -434,7 +459,7 @@ def check_headers(headers: Iterable[tuple[str, str]]) -> None:
             raise InvalidArgumentException(f"the header {name!r} holds a character that no header can hold")
 
 
-def _json(payload: Mapping[str, Any]) -> bytes:
+def json_bytes(payload: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(payload, allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -39,7 +39,21 @@ MAX_MESSAGE_CHARS = 2000
 NOT_FOUND_TEXT = "was not found"
 PORT_CLOSED_TEXT = "port is not open"
 
-CONTROL_PLANE = frozenset({"create", "connect", "list", "info", "kill", "set_timeout", "get_metrics", "update_network"})
+CONTROL_PLANE = frozenset(
+    {
+        "create",
+        "connect",
+        "list",
+        "info",
+        "kill",
+        "set_timeout",
+        "get_metrics",
+        "update_network",
+        "lease",
+        "release_lease",
+        "heartbeat",
+    }
+)
 
 EXECUTIONS = frozenset({"execute", "attach_execution"})
 COMMANDS = frozenset({"run_command", "connect_command"})
