@@ -22,7 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The pool's Ray comes before the other one: the first on a machine gets the ports that both would have."""
+    """The pool's Ray comes before the others: the first on a machine gets the ports that all would have. And this
+    process has joined `ray_cluster` from its first test to the end."""
     items.sort(key=lambda item: "ray_cluster" in getattr(item, "fixturenames", ()))
 
 

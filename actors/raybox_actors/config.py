@@ -31,6 +31,7 @@ class PoolConfig:
     memory_request_mib: int = 256  #: the same of memory
     drain_grace_s: float = 60.0  #: sandboxes of a node that is going away, but not at a known time, end after it
     warm: int = 2  #: how many of the free ones are kept with walls up and a kernel parked
+    warm_per_node: int = 0  #: the same of each node, at least
     run_dir: str = "/run/raybox"  #: sockets of a node live in <run_dir>/<name>/<node>; short, for unix socket paths
     admission_wait_s: float = 5.0  #: how long a create may wait for a slot before `capacity`
     max_admission_wait_s: float = 600.0  #: the longest that one may ask to wait
@@ -59,6 +60,11 @@ def manager_name(config: PoolConfig) -> str:
 def node_agent_name(config: PoolConfig, node_id: str) -> str:
     """`node_id` is Ray's, in hex; its first twelve digits tell nodes of a cluster apart."""
     return f"{config.name}-node-{node_id[:12]}"
+
+
+def placement_name(config: PoolConfig, gang_id: str) -> str:
+    """Of the gang's placement group, if it needs one."""
+    return f"{config.name}-{gang_id}"
 
 
 def front_name(config: PoolConfig, node_id: str) -> str:

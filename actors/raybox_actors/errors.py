@@ -8,6 +8,7 @@ RayboxError
  |    +-- ExecutionForgotten          it ran; what came of it is no longer held
  +-- SandboxLost       sandbox_lost   it existed and is gone; `cause` says why
  +-- NoCapacity        capacity       the pool is full; `retry_after_s` says when to ask again
+ +-- GangFailed        its cause's    one of several that were to be created together could not be; `report` says more
  +-- LimitReached      limit          a named bound of the sandbox was crossed
  +-- InternalError     internal       ours; please report
       +-- NodeFallsShort              between node agent and manager: the node lacks what the pool requires
@@ -18,7 +19,9 @@ not be scored because the fault was not the policy's.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
+
+from raybox_actors.values import MemberReport
 
 Cause = Literal["killed", "timeout", "owner_died", "oom", "node_lost", "internal"]
 Kind = Literal["auth", "bad_request", "capacity", "internal", "limit", "not_found", "sandbox_lost"]
@@ -27,8 +30,8 @@ Kind = Literal["auth", "bad_request", "capacity", "internal", "limit", "not_foun
 class RayboxError(Exception):
     """Root of every error that the pool raises towards a caller."""
 
-    kind: ClassVar[Kind] = "internal"
-    retryable: ClassVar[bool] = False
+    kind: Kind = "internal"
+    retryable: bool = False
     should_mask_sample: bool = True
 
     def __init__(self, message: str) -> None:
@@ -96,6 +99,20 @@ class NoCapacity(RayboxError):
         super().__init__(message)
         Exception.__init__(self, message, retry_after_s)
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class GangFailed(RayboxError):
+    """Nothing is left of the gang. Kind, retryable and so on are those of the cause."""
+
+    def __init__(self, cause: RayboxError, report: tuple[MemberReport, ...]) -> None:
+        ready = sum(one.state == "ready" for one in report)
+        super().__init__(f"{cause} ({ready} of {len(report)} sandboxes were ready, and were given back)")
+        Exception.__init__(self, cause, report)
+        self.cause, self.report = cause, report
+        self.kind, self.retryable, self.should_mask_sample = cause.kind, cause.retryable, cause.should_mask_sample
 
     def __str__(self) -> str:
         return self.message

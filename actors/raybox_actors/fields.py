@@ -67,6 +67,17 @@ def integer(fields: Json, name: str, low: int, high: int) -> int | None:
     return value
 
 
+def number(fields: Json, name: str, low: float, high: float) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise BadRequest(f"{name} must be a number")
+    if not low <= value <= high:
+        raise BadRequest(f"{name} must be between {low:g} and {high:g}")
+    return float(value)
+
+
 def mapping(fields: Json, name: str) -> Json:
     value = fields.get(name)
     if value is None:

@@ -94,8 +94,8 @@ class SandboxActor:
     other that is not the current one.
     """
 
-    def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
-        self._config, self._node_id, self._slot = config, node_id, slot
+    def __init__(self, config: PoolConfig, node_id: str, slot: int, placement: str = "") -> None:
+        self._config, self._node_id, self._slot, self._placement = config, node_id, slot, placement
         self._host_slot = host_slot(node_id, slot)
         self._name = sandbox_actor_name(config, node_id, slot)
         self._life = Lifecycle()
@@ -187,6 +187,13 @@ class SandboxActor:
         if request.env_vars:
             await self._running(sandbox_id).configure(request.env_vars)
         return self._current(sandbox_id)
+
+    async def confirm(self, sandbox_id: str, timeout_s: float) -> SlotDescription:
+        """The gang of this sandbox is whole: from now on it is its creator's, for timeout_s. Idempotent."""
+        info = self._current(sandbox_id)
+        self._info = dataclasses.replace(info, pending=False)
+        self._move_deadline(time.time() + self._checked(timeout_s))
+        return self._describe()
 
     @ray.method(concurrency_group="control")
     async def describe(self) -> SlotDescription:
@@ -469,6 +476,7 @@ class SandboxActor:
             info=self._info if self._life.sandbox_id is not None else None,
             executions_running=self._session.executions_running if self._session is not None else 0,
             sequence=self._sequence,
+            placement=self._placement,
         )
 
     def _limits(self, asked: dict[str, float]) -> Limits:
@@ -495,6 +503,8 @@ class SandboxActor:
             auto_pause=request.auto_pause,
             node_id=self._node_id,
             idempotency_key=request.idempotency_key,
+            gang=request.gang,
+            pending=bool(request.gang),
             lease=request.lease,
         )
 

@@ -21,6 +21,15 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberReport:
+    """What had become of one sandbox of a gang when the gang failed; all that was made has been given back."""
+
+    index: int
+    state: Literal["ready", "failed", "not_started"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseOwner:
     """Who holds a lease. `id` is Ray's (hex digits) for a job, an actor or a process; a name of the holder's own for
     `heartbeat`, which lives as long as it says so; nothing for `none`, which never dies."""
@@ -60,6 +69,7 @@ class CreateRequest:
     network: dict[str, object] | None = None  #: as asked, echoed by info
     auto_pause: bool = False
     idempotency_key: str | None = None
+    gang: str = ""  #: that it is a member of; then it is pending until `SandboxActor.confirm`
     near_node_id: str = ""  #: Ray's id of a node; a free slot there is preferred
     #: What the creator wants of policy.ADJUSTABLE, within what the pool gives.
     resources: dict[str, float] = field(default_factory=dict)
@@ -87,6 +97,8 @@ class SandboxInfo:
     auto_pause: bool = False
     node_id: str = ""
     idempotency_key: str | None = None  #: of its creation; how a restarted manager knows what it has promised
+    gang: str = ""  #: id of the gang that it was created in, all or nothing
+    pending: bool = False  #: its gang is not whole yet: nobody has it, and it ends soon by itself
     timings_ms: dict[str, float] = field(default_factory=dict)  #: of its creation: queued, claimed, ready
     lease: Lease | None = None
 
@@ -180,6 +192,7 @@ class SlotDescription:
     info: SandboxInfo | None  #: of the claimed sandbox, in starting, running and paused
     executions_running: int
     sequence: int  #: raised by every change within this actor; an older description never replaces a newer one
+    placement: str = ""  #: id of the gang in whose placement group the actor was born; it ends with its sandbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,9 @@ class UpOptions:
     network_dns: tuple[str, ...] = _option(
         (), _list(_name_servers), "Name servers that are asked for sandboxes, with commas; else each node's own.", "IPS"
     )
+    warm_per_node: int = _option(
+        0, _whole(0, MAX_SANDBOXES), "How many of each node's free ones are kept ready at least.", "N"
+    )
     warm_languages: tuple[str, ...] = _option(
         (), _languages, "Languages besides Python whose kernels warm sandboxes have parked, too.", "NAMES"
     )
@@ -335,6 +338,7 @@ class UpOptions:
             secret=secret,
             sandboxes=self.sandboxes,
             warm=self.warm,
+            warm_per_node=self.warm_per_node,
             min_sandboxes=self.min_sandboxes,
             idle_s=self.idle_s,
             placement=self.placement,

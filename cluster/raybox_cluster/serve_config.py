@@ -47,5 +47,5 @@ def build(args: dict[str, Any]) -> Any:
         config = adopted_config(Running(running), options)
         if config != running:
             end_manager(running)
-    start_pool(config)
+    start_pool(config, options.api_keys)
     return application(config, options.api_keys, replicas=options.gateways)

@@ -38,6 +38,7 @@ from ._envd_models import (
 from ._errors import (
     AuthenticationException,
     FileNotFoundException,
+    GangException,
     GitAuthException,
     GitUpstreamException,
     InvalidArgumentException,
@@ -80,6 +81,7 @@ from ._models import (
 from ._network import ALL_TRAFFIC, SandboxNetworkSelectorContext, SandboxNetworkTransformContext
 from ._pool import CreateParams
 from ._pool_async import AsyncPool, connect_async
+from ._pool_models import MemberReport, PoolCapacity
 from ._pool_sync import Pool, connect
 from ._sandbox_async import AsyncSandbox, AsyncSandboxPaginator
 from ._sandbox_sync import Sandbox, SandboxPaginator
@@ -112,6 +114,7 @@ __all__ = [
     "FileType",
     "FilesystemEvent",
     "FilesystemEventType",
+    "GangException",
     "Git",
     "GitAuthException",
     "GitBranches",
@@ -124,12 +127,14 @@ __all__ = [
     "LimitException",
     "Logs",
     "MIMEType",
+    "MemberReport",
     "NotEnoughSpaceException",
     "NotFoundException",
     "OutOfMemoryException",
     "OutputHandler",
     "OutputMessage",
     "Pool",
+    "PoolCapacity",
     "ProcessInfo",
     "PtyOutput",
     "PtySize",

@@ -13,6 +13,7 @@ RayboxError                              root: `except RayboxError` catches all 
  |    +-- LimitException                 limit         a named bound of the sandbox was crossed
  |    |    +-- OutOfMemoryException      oom           its memory limit
  |    |    +-- NotEnoughSpaceException   limit         its disk quota
+ |    +-- GangException                  capacity      `create_many`: one could not be had, so none was kept
  |    +-- TemplateException              bad_request   the template cannot serve this client
  |    +-- GitUpstreamException           bad_request   the branch has nothing to be pushed to or pulled from
  |    +-- CommandExitException           user_code     a command ended with another exit code than zero
@@ -29,6 +30,8 @@ from __future__ import annotations
 
 import builtins
 from typing import Literal, get_args
+
+from ._pool_models import MemberReport
 
 Kind = Literal[
     "auth",
@@ -173,6 +176,18 @@ class OutOfMemoryException(LimitException):
 
 class NotEnoughSpaceException(LimitException):
     """What runs in the sandbox crossed its disk quota."""
+
+
+class GangException(SandboxException):
+    """Of several sandboxes that were to be created together, one could not be had in time, and none was kept.
+
+    kind, retryable and so on are those of what went wrong: `capacity`, `limit` (the quota), `internal` and others.
+    report: what had become of each, in order; empty if the server did not say.
+    """
+
+    kind: Kind = "capacity"
+    retryable = True
+    report: tuple[MemberReport, ...] = ()
 
 
 class TemplateException(SandboxException):

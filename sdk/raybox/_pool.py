@@ -59,6 +59,13 @@ class PoolBase:
         config, create = self._create(template, params)
         return config, lease_request(config, key, ttl_s, owner, recreate, create)
 
+    def _create_many(
+        self, n: int, deadline_s: float, template: str | None, params: CreateParams
+    ) -> tuple[ConnectionConfig, Request]:
+        options, wanted = split(params)
+        config = self._config.with_options(options)
+        return config, _requests.create_many(config, template or DEFAULT_TEMPLATE, n, deadline_s, **wanted)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.api_url!r})"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from typing import Unpack
 
-from . import _requests, _transport
+from . import _requests, _responses, _transport
 from ._config import ApiParams
 from ._lease import DEFAULT_TTL_S, LeaseOwner
 from ._lease_sync import Lease
 from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
 from ._pool import CreateParams, PoolBase, resolve
+from ._pool_models import PoolCapacity
 from ._sandbox_sync import Sandbox, SandboxPaginator
 
 _GONE = frozenset({404})
@@ -36,6 +38,24 @@ class Pool(PoolBase):
     def create(self, template: str | None = None, **params: Unpack[CreateParams]) -> Sandbox:
         """Get a sandbox that is ready to run code: `Sandbox.create` with the options of the pool."""
         return Sandbox._born(*self._create(template, params))
+
+    def create_many(
+        self, n: int, *, deadline_s: float = 60.0, template: str | None = None, **params: Unpack[CreateParams]
+    ) -> builtins.list[Sandbox]:
+        """Get n sandboxes together: all of them, or none.
+
+        deadline_s: how long they may take, those that have to wait for others to end included. Other parameters as for
+        `create`, the same for each; an idempotency_key stands for all of them.
+        Raises GangException when they cannot all be had by then; `report` says what had become of each, and what was
+        made has been given back. So has what was made for a caller who goes away, unless it gave an idempotency_key.
+        """
+        config, request = self._create_many(n, deadline_s, template, params)
+        return [Sandbox._made(access, config) for access in _responses.accesses(request, _transport.send(request))]
+
+    def capacity(self, **opts: Unpack[ApiParams]) -> PoolCapacity:
+        """How many sandboxes could be started at this moment, and what limits them."""
+        request = _requests.capacity(self._config.with_options(opts))
+        return _responses.capacity(request, _transport.send(request))
 
     def connect(
         self,

@@ -33,6 +33,8 @@ Operation = Literal[
     "info",
     "kill",
     "set_timeout",
+    "create_many",
+    "capacity",
     "execute",
     "attach_execution",
     "interrupt_execution",
@@ -158,6 +160,29 @@ def create(
             )
         extra = (("Idempotency-Key", idempotency_key),)
     return _control(config, "create", "POST", "/v2/sandboxes", payload=payload, extra=extra)
+
+
+def create_many(config: ConnectionConfig, template: str, count: int, deadline_s: float, **wanted: Any) -> Request:
+    """wanted: as for `create`. The server waits for as long as deadline_s, and so does the request; it is not repeated
+    by itself, since that would be another deadline."""
+    if not isinstance(count, int) or count < 1:
+        raise InvalidArgumentException(f"n must be a whole number of sandboxes, at least 1, got {count!r}")
+    wait_s = seconds(deadline_s, None, "deadline_s") or 0.0
+    one = create(config, template, **wanted)
+    payload = {"count": count, "deadline_s": wait_s, "create": one.payload}
+    return one._replace(
+        operation="create_many",
+        payload=payload,
+        url=f"{config.api_url}/raybox/sandboxes",
+        body=_json(payload),
+        connect_s=None if one.connect_s is None else one.connect_s + wait_s,
+        total_s=None if one.total_s is None else one.total_s + wait_s,
+        retries=0,
+    )
+
+
+def capacity(config: ConnectionConfig) -> Request:
+    return _control(config, "capacity", "GET", "/raybox/capacity")
 
 
 def connect(config: ConnectionConfig, sandbox_id: str, timeout: int | None, on_resume: str) -> Request:

@@ -12,6 +12,7 @@ from ._envd_models import SandboxMetrics
 from ._errors import (
     KINDS,
     AuthenticationException,
+    GangException,
     InvalidArgumentException,
     Kind,
     LimitException,
@@ -28,6 +29,7 @@ from ._errors import (
     TimeoutException,
 )
 from ._models import Context, SandboxInfo, SandboxState
+from ._pool_models import MemberReport, PoolCapacity
 from ._requests import Request
 
 T = TypeVar("T")
@@ -52,6 +54,8 @@ CONTROL_PLANE = frozenset(
         "lease",
         "release_lease",
         "heartbeat",
+        "create_many",
+        "capacity",
     }
 )
 
@@ -145,7 +149,9 @@ def error_of(request: Request, reply: Reply) -> RayboxError:
         chosen, kind = SandboxNotFoundException, kind or "not_found"
     elif kind is not None:
         chosen = CLASS_OF_KIND[kind]
-        if kind == "capacity" and status == 429:
+        if request.operation == "create_many" and "report" in details:
+            chosen = GangException
+        elif kind == "capacity" and status == 429:
             chosen = RateLimitException
         if kind == "limit" and status == 507:
             chosen = NotEnoughSpaceException
@@ -159,7 +165,7 @@ def error_of(request: Request, reply: Reply) -> RayboxError:
         if chosen is SandboxNotRunningException or (kind or chosen.kind) not in ("internal", "bad_request"):
             retryable = None  # the class knows better
     prefix = "" if status in (401, 404) else f"{status}: "
-    return chosen(
+    error = chosen(
         prefix + message,
         status,
         kind,
@@ -169,6 +175,16 @@ def error_of(request: Request, reply: Reply) -> RayboxError:
         _text(details.get("cause")),
         _retry_after_s(details, reply.headers),
     )
+    if isinstance(error, GangException):
+        error.report = _report(details["report"])
+    return error
+
+
+def _report(listed: object) -> tuple[MemberReport, ...]:
+    try:
+        return tuple(MemberReport.from_json(entry) for entry in listed)  # type: ignore[attr-defined]  # or it fails
+    except (KeyError, TypeError):
+        return ()
 
 
 def error_of_failure(request: Request, failure: TransportFailure) -> RayboxError:
@@ -346,7 +362,22 @@ class Access:
 
 
 def access(request: Request, reply: Reply) -> Access:
-    body = _object(request, reply)
+    return _access(request, reply, _object(request, reply))
+
+
+def accesses(request: Request, reply: Reply) -> list[Access]:
+    """Of sandboxes that were created together."""
+    listed = _object(request, reply).get("sandboxes")
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise broken_reply(request, reply, "expected a list")
+    return [_access(request, reply, entry) for entry in listed]
+
+
+def capacity(request: Request, reply: Reply) -> PoolCapacity:
+    return parsed_by(PoolCapacity.from_json, request, _object(request, reply))
+
+
+def _access(request: Request, reply: Reply, body: dict[str, Any]) -> Access:
     extra = body.get("raybox")
     timings = extra.get("timings_ms") if isinstance(extra, dict) else None
     try:

@@ -147,7 +147,10 @@ class Sandbox(SandboxBase):
     @classmethod
     def _born(cls, config: ConnectionConfig, request: _requests.Request) -> Self:
         """What a create has made."""
-        access = _responses.access(request, _transport.send(request))
+        return cls._made(_responses.access(request, _transport.send(request)), config)
+
+    @classmethod
+    def _made(cls, access: _responses.Access, config: ConnectionConfig) -> Self:
         sandbox = cls(**options_of(access, config))
         sandbox.timings_ms = access.timings_ms
         return sandbox

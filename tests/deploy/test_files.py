@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from raybox_cluster.cli import cli
 from raybox_cluster.config import OptionError
 from raybox_cluster.serve_config import options_of
 from tests.deploy.kuberay import RESOURCES, faults
@@ -101,6 +102,7 @@ def test_serve_takes_the_configuration() -> None:
     (deployment,) = application["deployments"]
     labels = deployment["ray_actor_options"]["label_selector"]
     assert labels.items() <= groups()["gateway"]["labels"].items()
+    assert dict(options.node_labels) == groups()["sandbox"]["labels"]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,21 @@ def test_ray_up_takes_the_cluster(name: str) -> None:
     labels = {str(one.get("labels", {}).get("raybox")) for one in written.get("available_node_types", {}).values()}
     labels |= {found for line in starts for found in re.findall(r"--labels=raybox=(\w+)", line)}
     assert {"gateway", "sandbox"} <= labels
+
+
+# ---- what the page says ----
+
+
+def test_commands_on_the_page_have_such_options_and_files() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    of_raybox = re.findall(r"raybox (up|down|status|doctor|key)\b([^`\n]*)", text)
+    assert {name for name, _ in of_raybox} == {"up", "down", "status", "doctor", "key"}
+    for name, rest in of_raybox:
+        known = {option for one in cli.commands[name].params for option in one.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, (name, rest)
+    files = re.findall(r"\b(deploy/[\w./-]+)", text)
+    assert len(files) >= 5
+    assert all((ROOT / file).is_file() for file in files), files
 
 
 # ---- the image ----

@@ -1,9 +1,12 @@
-"""A pool by deploy/serve.yaml, applied as KubeRay does it, in a cluster of one node."""
+"""A pool by deploy/serve.yaml, applied as KubeRay does it, in a cluster of one node; and examples/job beside it."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,8 @@ def config(port: int, **args: object) -> dict[str, Any]:
     application["args"] |= {
         "name": NAME,
         "require": "standard",
+        "node_labels": {},
+        "min_sandboxes": None,
         "sandboxes": 2,
         "warm": 1,
         "api_keys": [{"name": "admin", "admin": True, "sha256": hash_key(KEY)}],
@@ -66,7 +71,21 @@ def apply(cluster: TokenCluster, wanted: dict[str, Any]) -> str:
     return wait_until(ended, 90, lambda: gateway(cluster))
 
 
-def test_a_pool_by_a_serve_configuration(cluster: TokenCluster) -> None:
+def submit(cluster: TokenCluster) -> subprocess.CompletedProcess[str]:
+    """The job, by the command of its page."""
+    (command,) = re.findall(r"^ray job submit .*$", (ROOT / "examples/job/README.md").read_text(), re.MULTILINE)
+    return subprocess.run(
+        shlex.split(command),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=cluster.environment | {"RAY_API_SERVER_ADDRESS": cluster.dashboard, "HOME": os.environ["HOME"]},
+    )
+
+
+def test_a_pool_by_a_serve_configuration_and_a_job_beside_it(cluster: TokenCluster) -> None:
     port = free_port()
     assert apply(cluster, config(port)) == "RUNNING", gateway(cluster)["message"]
     sandbox = Sandbox.create(timeout=300, request_timeout=60, api_url=f"http://127.0.0.1:{port}", api_key=KEY)
@@ -83,6 +102,11 @@ def test_a_pool_by_a_serve_configuration(cluster: TokenCluster) -> None:
     assert apply(cluster, config(port, memory_mib=512)) == "DEPLOY_FAILED"
     assert "memory-mib is 1024, not 512" in gateway(cluster)["message"]
     assert sandbox.run_code("state").text == "kept"
+
+    submitted = submit(cluster)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert "the sandbox says: Python 3." in submitted.stdout
+    assert "squares: ['0', '1', '4', '9']" in submitted.stdout
 
     down = raybox("down", "--name", NAME, "--address", cluster.address, timeout_s=60, **cluster.environment)
     assert down.returncode == 0, down.stderr

@@ -12,7 +12,12 @@ import pytest
 from tests.support.pool import RunningPool, raybox
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "deploy/README.md",
+    ROOT / "examples/job/README.md",
+]
 #: Commands that other tests run as they stand.
 ELSEWHERE = {
     "make demo": "tests/repo/test_make.py::test_demo",
@@ -54,7 +59,7 @@ def test_command(command: str, running_pool: RunningPool) -> None:
 
 
 @pytest.mark.pool
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_programs(document: Path, running_pool: RunningPool) -> None:
     for program in programs(document.read_text()):
         where = {"RAYBOX_URL": running_pool.url, "RAYBOX_API_KEY": running_pool.api_key}

@@ -32,7 +32,12 @@ def test_every_member_is_typed_and_says_what_it_is() -> None:
 
 
 def test_pins_have_hashes_and_no_addresses() -> None:
-    for lock in (*ROOT.glob("*.lock"), *ROOT.glob("template/**/*.lock"), *ROOT.glob("examples/*.lock")):
+    for lock in (
+        *ROOT.glob("*.lock"),
+        *ROOT.glob("template/**/*.lock"),
+        *ROOT.glob("examples/*.lock"),
+        *ROOT.glob("tests/**/*.lock"),
+    ):
         text = lock.read_text()
         assert "--hash=sha256:" in text, lock
         assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", text), lock

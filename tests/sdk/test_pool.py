@@ -50,6 +50,49 @@ async def test_calls_have_the_options_of_the_pool(connect: Any, player: Player) 
     assert not listed.has_next
 
 
+async def test_several_are_created_together(connect: Any, player: Player) -> None:
+    player.on("POST", "/raybox/sandboxes", reply(201, {"sandboxes": [CREATED, CREATED]}))
+    made = await done(
+        connect(**player.options).create_many(2, deadline_s=9, template="base", envs={"A": "1"}, idempotency_key="g")
+    )
+    assert [sandbox.sandbox_id for sandbox in made] == [SANDBOX_ID] * 2
+    (asked,) = player.seen
+    assert (asked.json["count"], asked.json["deadline_s"]) == (2, 9)
+    assert (asked.json["create"]["templateID"], asked.json["create"]["envVars"]) == ("base", {"A": "1"})
+    assert asked.headers["idempotency-key"] == "g"
+
+
+async def test_several_that_could_not_be_had_raise_with_a_report(connect: Any, player: Player) -> None:
+    report = [{"index": 0, "state": "ready", "reason": ""}, {"index": 1, "state": "failed", "reason": "its walls"}]
+    body = {"code": 503, "message": "no", "kind": "capacity", "retryable": True, "retry_after_s": 7, "report": report}
+    player.on("POST", "/raybox/sandboxes", reply(503, body), reply(429, {**body, "kind": "limit", "report": [1]}))
+    pool = connect(**{**player.options, "retries": 3})
+    with pytest.raises(raybox.GangException) as caught:
+        await done(pool.create_many(2))
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.kind, error.retryable, error.retry_after_s) == ("capacity", True, 7)
+    assert error.report == (raybox.MemberReport(0, "ready"), raybox.MemberReport(1, "failed", "its walls"))
+    with pytest.raises(raybox.GangException) as caught:
+        await done(pool.create_many(2))
+    assert (caught.value.kind, caught.value.report) == ("limit", ())
+    for wrong in (0, -1, 1.5, "2"):
+        with pytest.raises(raybox.InvalidArgumentException, match="n must be a whole number"):
+            await done(pool.create_many(wrong))
+    assert len(player.seen) == 2
+
+
+async def test_capacity(connect: Any, player: Player) -> None:
+    said = {
+        "available": 3, "warm": 1, "live": 2, "limit": None, "waiting": 0, "retry_after_s": 0.0,
+        "pool_live": 5, "pool_limit": 8, "later": "more",
+    }  # fmt: skip
+    player.on("GET", "/raybox/capacity", reply(200, said), reply(200, {"available": 1}))
+    pool = connect(**player.options)
+    assert await done(pool.capacity()) == raybox.PoolCapacity(3, 1, 2, None, 0, 0.0, 5, 8)
+    with pytest.raises(raybox.SandboxException, match="cannot be used"):
+        await done(pool.capacity())
+
+
 async def test_unknown_parameter_is_a_type_error(connect: Any, player: Player) -> None:
     with pytest.raises(TypeError, match="'time_out'"):
         await done(connect(**player.options).create(time_out=1))

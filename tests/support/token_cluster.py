@@ -47,7 +47,12 @@ def token_cluster(*options: str) -> Iterator[TokenCluster]:
         token_path.chmod(0o600)
         port, dashboard_port = free_port(), free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "RAYBOX_"))}
-        environment = LEAN | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+        environment = LEAN | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_path),
+            # Where a job's `python` is found.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
         with (Path(folder) / "log").open("w+") as log:
             process = subprocess.Popen(
                 [

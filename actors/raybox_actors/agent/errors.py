@@ -40,8 +40,8 @@ class AgentError(RayboxError):
         super().__init__(message)
         Exception.__init__(self, code, message)
         self.code: AgentCode = code
-        self.kind = KINDS.get(code, "bad_request")  # type: ignore[misc]  # of the instance: the code decides
-        self.retryable = code == "unavailable"  # type: ignore[misc]
+        self.kind = KINDS.get(code, "bad_request")
+        self.retryable = code == "unavailable"
         self.should_mask_sample = self.kind == "internal"
 
     def __str__(self) -> str:

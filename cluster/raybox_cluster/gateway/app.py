@@ -37,6 +37,7 @@ from .resolver import ENVD_PORT, Target, is_for_control_plane, resolve, sandbox_
 from .routes_capacity import capacity_routes
 from .routes_envd import files_query
 from .routes_execute import Executions
+from .routes_gangs import gang_routes
 from .routes_leases import lease_routes
 from .routes_observing import observing_routes
 from .routes_sandboxes import sandbox_routes
@@ -89,6 +90,7 @@ class Gateway(FastAPI):
         self.include_router(observing_routes(backend, tokens))
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(capacity_routes(backend))
+        self.include_router(gang_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(lease_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(status_routes(backend))
 

@@ -27,6 +27,11 @@ class Backend(Protocol):
         """Claim a sandbox; return when it answers. NoCapacity after the pool's admission wait."""
         ...
 
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        """So many sandboxes, all within deadline_s or none: then GangFailed, and nothing is left. Cancelling gives back
+        what there is, unless the request has an idempotency key, whose owner may come back."""
+        ...
+
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         """What an API key of this name and quota may start now."""
         ...

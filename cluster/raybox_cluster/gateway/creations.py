@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from raybox_actors.errors import RayboxError
 from raybox_actors.values import CreateRequest, SandboxInfo
@@ -25,8 +27,25 @@ class Creations:
 
     async def create(self, request: CreateRequest, receive: Receive) -> SandboxInfo:
         """Raises what `Backend.create` raises, and ClientGone. The request's body must have been read."""
+
+        async def create_one() -> list[SandboxInfo]:
+            return [await self._backend.create(request)]
+
+        return (await self._unless_gone(create_one(), receive, keep=request.idempotency_key is not None))[0]
+
+    async def create_many(
+        self, request: CreateRequest, count: int, deadline_s: float, receive: Receive
+    ) -> list[SandboxInfo]:
+        """The same of `Backend.create_many`."""
+        call = self._backend.create_many(request, count, deadline_s)
+        return await self._unless_gone(call, receive, keep=request.idempotency_key is not None, give_up=True)
+
+    async def _unless_gone(
+        self, work: Coroutine[Any, Any, list[SandboxInfo]], receive: Receive, *, keep: bool, give_up: bool = False
+    ) -> list[SandboxInfo]:
+        """give_up: what is under way can be cancelled when the client goes, and leaves nothing then."""
         gone = asyncio.create_task(wait_until_gone(receive))
-        call = asyncio.ensure_future(self._backend.create(request))
+        call = asyncio.ensure_future(work)
         answered = False
         try:
             await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -37,17 +56,30 @@ class Creations:
         finally:
             gone.cancel()
             if not answered:
-                task = asyncio.create_task(self._abandon(call, keep=request.idempotency_key is not None))
+                if give_up and not keep:
+                    call.cancel()
+                task = asyncio.create_task(self._abandon(call, keep=keep))
                 self._abandoned.add(task)
                 task.add_done_callback(self._abandoned.discard)
 
-    async def _abandon(self, call: asyncio.Future[SandboxInfo], *, keep: bool) -> None:
+    async def _abandon(self, call: asyncio.Future[list[SandboxInfo]], *, keep: bool) -> None:
         try:
-            info = await call
+            infos = await call
             if not keep:
-                logger.info("sandbox %s: its creator has gone", info.sandbox_id)
-                await self._backend.kill(info.sandbox_id)
+                await asyncio.gather(*(self._end(info) for info in infos))
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
         except RayboxError as error:
             logger.debug("an abandoned creation failed by itself: %s", error)
+        except Exception:
+            logger.exception("an abandoned creation failed")
+
+    async def _end(self, info: SandboxInfo) -> None:
+        logger.info("sandbox %s: its creator has gone", info.sandbox_id)
+        try:
+            await self._backend.kill(info.sandbox_id)
+        except RayboxError as error:
+            logger.debug("an abandoned sandbox ended by itself: %s", error)
         except Exception:
             logger.exception("an abandoned sandbox could not be killed")

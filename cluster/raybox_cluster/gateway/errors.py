@@ -8,12 +8,13 @@ bodies as fields, plain text as `X-Raybox-*` headers.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 from starlette.responses import Response
 
 from raybox_actors import errors
 from raybox_actors.agent.errors import AgentCode, AgentError
-from raybox_actors.errors import InternalError, NoCapacity, NotFound, RayboxError, SandboxLost
+from raybox_actors.errors import GangFailed, InternalError, NoCapacity, NotFound, RayboxError, SandboxLost
 
 from .asgi import json_response, text_response
 from .signatures import AccessDenied
@@ -28,6 +29,7 @@ STATUS: dict[type[RayboxError], int] = {
     errors.ExecutionForgotten: 410,
     errors.SandboxLost: 404,  # gone is not found; `cause` says more
     errors.NoCapacity: 503,
+    errors.GangFailed: 503,  # of most; `status_of` asks its cause
     errors.SlotTaken: 503,
     errors.LimitReached: 429,
     errors.InternalError: 500,
@@ -84,6 +86,8 @@ AGENT_STATUS: dict[AgentCode, int] = {
 def status_of(error: RayboxError) -> int:
     if isinstance(error, AgentError):
         return AGENT_STATUS[error.code]
+    if isinstance(error, GangFailed):
+        return status_of(error.cause)
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
@@ -98,10 +102,14 @@ def _traits(error: RayboxError) -> dict[str, object]:
         traits["cause"] = error.cause
     if error.kind == "capacity":
         traits["retry_after_s"] = _retry_after_s(error)
+    if isinstance(error, GangFailed):
+        traits["report"] = [asdict(one) for one in error.report]
     return traits
 
 
 def _retry_after_s(error: RayboxError) -> float:
+    if isinstance(error, GangFailed):
+        return _retry_after_s(error.cause)
     wanted = error.retry_after_s if isinstance(error, NoCapacity) else DEFAULT_RETRY_AFTER_S
     return wanted if math.isfinite(wanted) and wanted >= 0 else DEFAULT_RETRY_AFTER_S
 

@@ -51,6 +51,10 @@ MAX_PAGE = 100
 MAX_REFRESH_S = 3600
 MAX_WAIT_S = 600.0
 
+#: Sandboxes that one call may create together.
+MAX_GANG = 1_000
+DEFAULT_DEADLINE_S = 60.0
+
 DEFAULT_TIMEOUT_V1_S = 15
 DEFAULT_TIMEOUT_V2_S = 300
 DEFAULT_REFRESH_S = 15
@@ -131,6 +135,20 @@ def create_of(
         near_node_id=near,
         resources=_resources(metadata),
     )
+
+
+def parse_create_many(
+    body: bytes, headers: Headers, *, key: ApiKey, max_timeout_s: float, max_wait_s: float
+) -> tuple[CreateRequest, int, float]:
+    """What each of them shall be, how many, and within how many seconds."""
+    fields = f.json_object(body)
+    count = f.integer(fields, "count", 1, MAX_GANG)
+    if count is None:
+        raise BadRequest("count is required")
+    deadline_s = f.number(fields, "deadline_s", 0, max_wait_s)
+    create = {"templateID": DEFAULT_TEMPLATE, **f.mapping(fields, "create")}
+    request = create_of(create, headers, key=key, version=2, max_timeout_s=max_timeout_s, max_wait_s=max_wait_s)
+    return request, count, min(DEFAULT_DEADLINE_S, max_wait_s) if deadline_s is None else deadline_s
 
 
 def _network(fields: f.Json, allow_internet_access: bool) -> dict[str, object] | None:

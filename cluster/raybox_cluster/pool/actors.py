@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raybox_actors.config import NAMESPACE, PoolConfig, front_name, manager_name, node_agent_name, sandbox_actor_name
 from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool.calls import Handle
 from raybox_cluster.pool.events import SlotKey
+from raybox_cluster.pool.placement_groups import Bundle
 from raybox_cluster.pool.shells import concurrency_groups, shell
 
 
@@ -27,10 +28,13 @@ class ActorClasses:
     node_agent: str = "raybox_actors.node_agent:NodeAgent"
 
 
-def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey) -> Handle:
+def start_sandbox_actor(
+    config: PoolConfig, classes: ActorClasses, key: SlotKey, within: Bundle | None = None
+) -> Handle:
     """ValueError if the name is taken. Never restarted: a restart would silently yield an empty sandbox. Blocks.
 
     Where the node has no room, calls of the actor raise ActorUnschedulableError: it never waits for room.
+    within: the bundle of a gang's placement group that it shall live in; its node is that of `key`.
     """
     # Ray's own annotations do not know this argument of its decorator.
     groups = concurrency_groups(classes.sandbox)
@@ -43,9 +47,11 @@ def start_sandbox_actor(config: PoolConfig, classes: ActorClasses, key: SlotKey)
         max_task_retries=0,
         num_cpus=config.cpu_request,
         memory=config.memory_request_mib * 2**20 or None,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False, _fail_on_unavailable=True),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(key.node_id, soft=False, _fail_on_unavailable=True)
+        if within is None
+        else PlacementGroupSchedulingStrategy(within.group, within.index),
         enable_task_events=False,
-    ).remote(config, key.node_id, key.slot)
+    ).remote(config, key.node_id, key.slot, "" if within is None else within.gang_id)
 
 
 def ensure_node_agent(config: PoolConfig, classes: ActorClasses, node_id: str) -> Handle:

@@ -18,7 +18,7 @@ from raybox_cluster.pool.calls import answer_sync, find
 CHANGEABLE: Final = frozenset(
     {
         *("sandboxes", "warm", "admission_wait_s", "min_sandboxes", "idle_s", "placement", "node_labels"),
-        *("cpu_request", "memory_request_mib", "drain_grace_s"),
+        *("cpu_request", "memory_request_mib", "drain_grace_s", "warm_per_node"),
     }
 )
 ANSWER_LIMIT_S: Final = 30.0

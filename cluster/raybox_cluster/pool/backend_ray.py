@@ -94,6 +94,25 @@ class RayBackend:
         finally:
             self._hints.refresh()
 
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        ends_at_s = time.monotonic() + deadline_s
+        keep = request.idempotency_key is not None
+        if not keep:
+            request = replace(request, idempotency_key=_new_key())
+        try:
+            return cast(
+                "list[SandboxInfo]",
+                await self._ask_manager(
+                    lambda manager: manager.claim_many.remote(request, count, max(0.0, ends_at_s - time.monotonic()))
+                ),
+            )
+        except asyncio.CancelledError:
+            if not keep:
+                self._tell_manager("drop_many", request.owner, request.idempotency_key)
+            raise
+        finally:
+            self._hints.refresh()
+
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         return cast(PoolCapacity, await self._ask_manager(lambda manager: manager.capacity.remote(owner, quota)))
 

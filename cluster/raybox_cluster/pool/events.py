@@ -169,6 +169,66 @@ class ClaimDropped:
 
     claim_id: str
     key: SlotKey
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GangAsked:
+    """Claims to be served all or none. Same owner, quota and use; each has an idempotency key of its own."""
+
+    gang_id: str
+    claims: tuple[ClaimAsked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GangDeadlinePassed:
+    """May be told late, even after the gang's end."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangDropped:
+    """Whoever asked for it has gone. Any time."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangConfirmed:
+    """What ConfirmGang ordered is done; told after the new descriptions of its slots."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GangBroke:
+    """A member was lost before it was confirmed."""
+
+    gang_id: str
+    claim_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementReady:
+    """The placement group of a gang stands; node_ids: of its bundles, in order."""
+
+    gang_id: str
+    node_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementFailed:
+    gang_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementsFound:
+    """Every gang that has a placement group in the cluster, whoever made it."""
+
+    gang_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +275,14 @@ Event: TypeAlias = (
     | ClaimRefused
     | ClaimBroke
     | ClaimDropped
+    | GangAsked
+    | GangDeadlinePassed
+    | GangDropped
+    | GangConfirmed
+    | GangBroke
+    | PlacementReady
+    | PlacementFailed
+    | PlacementsFound
     | ClaimedDirectly
     | ClaimAbandoned
     | Ticked

@@ -6,10 +6,10 @@ The manager carries them out and tells what came of them as events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from raybox_actors.errors import Cause
-from raybox_actors.values import SandboxInfo
+from raybox_actors.values import MemberReport, SandboxInfo
 from raybox_cluster.pool.events import SlotKey
 
 
@@ -30,9 +30,12 @@ class StopNodeAgent:
 
 @dataclass(frozen=True, slots=True)
 class StartSlot:
-    """Start a sandbox actor; SlotDescribed, SlotUnplaced or SlotLost."""
+    """Start a sandbox actor, in a bundle of the placement group of this gang if one is named; SlotDescribed,
+    SlotUnplaced or SlotLost."""
 
     key: SlotKey
+    placement: str = ""
+    bundle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,52 @@ class RefuseClaim:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReservePlacement:
+    """Reserve room for so many sandboxes at once as a placement group; PlacementReady or PlacementFailed."""
+
+    gang_id: str
+    bundles: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePlacement:
+    """Give back what ReservePlacement reserved, if anything. No actor lives there any more."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmGang:
+    """Tell each sandbox of the gang that it is somebody's; their descriptions and GangConfirmed, or GangBroke."""
+
+    gang_id: str
+    #: Claim, where it is and the sandbox, of every member in order.
+    members: tuple[tuple[str, SlotKey, SandboxInfo], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGang:
+    """Hand the sandboxes to the caller. The pool has forgotten the gang."""
+
+    gang_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailGang:
+    """Tell the caller; what was made is being ended. The pool has forgotten the gang.
+
+    cause: its quota, no capacity, or what was said of claim `failed`.
+    """
+
+    gang_id: str
+    cause: Literal["limit", "capacity", "member"]
+    reason: str
+    retry_after_s: float
+    report: tuple[MemberReport, ...]
+    failed: str | None = None
+
+
 Instruction: TypeAlias = (
     EnsureNodeAgent
     | StopNodeAgent
@@ -111,4 +160,9 @@ Instruction: TypeAlias = (
     | KillSandbox
     | RejectClaim
     | RefuseClaim
+    | ReservePlacement
+    | RemovePlacement
+    | ConfirmGang
+    | AnswerGang
+    | FailGang
 )

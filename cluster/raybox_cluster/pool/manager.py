@@ -11,20 +11,23 @@ import contextlib
 import logging
 import re
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import (
     BadRequest,
     Cause,
+    GangFailed,
     InternalError,
     LimitReached,
     NoCapacity,
@@ -46,6 +49,7 @@ from raybox_actors.values import (
 )
 from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
+from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
 from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
 from raybox_cluster.pool.cluster_view import look, report_demand
@@ -54,14 +58,19 @@ from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.fronts import Fronts, node_of_front
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
     StopNodeAgent,
     StopSlot,
@@ -71,12 +80,17 @@ from raybox_cluster.pool.lease_keeper import LeaseKeeper
 from raybox_cluster.pool.leases import LeaseId
 from raybox_cluster.pool.owners import OWNER_CHECK_S
 from raybox_cluster.pool.placement import RayNode, fitting, may_host, sandbox_bundle
+from raybox_cluster.pool.placement_groups import Bundle
 from raybox_cluster.pool.quotas import Use
 from raybox_cluster.pool.ray_owners import look_up
 from raybox_cluster.pool.state import PoolState
 
 logger = logging.getLogger(__name__)
 
+#: A member of a gang that is never confirmed ends by itself so long after the gang's deadline.
+CONFIRM_WITHIN_S: Final = 30.0
+#: Every so many sweeps, placement groups that nobody owns are looked for.
+PLACEMENT_SWEEPS: Final = 10
 DESCRIBE_TIMEOUT_S: Final = 2.0
 DESCRIBE_AT_ONCE: Final = 64
 SWEEP_INTERVAL_S: Final = 3.0
@@ -94,6 +108,16 @@ KEYS_KEPT: Final = 10_000
 PROBLEMS_BORNE: Final = 4
 
 
+@dataclass(slots=True)
+class _Making:
+    """A gang that somebody waits for."""
+
+    timeout_s: float
+    asked_at_s: float
+    future: asyncio.Future[list[SandboxInfo]]
+    infos: list[SandboxInfo] = field(default_factory=list)  #: once all are confirmed
+
+
 class PoolManager:
     """Plain class of the actor. Nothing here blocks its loop."""
 
@@ -104,6 +128,7 @@ class PoolManager:
             config.sandboxes,
             config.warm,
             placement=config.placement,
+            warm_per_node=config.warm_per_node,
             min_sandboxes=config.min_sandboxes,
             idle_s=config.idle_s,
             unix_ahead_s=time.time() - time.monotonic(),
@@ -117,8 +142,13 @@ class PoolManager:
         self._requests: dict[str, CreateRequest] = {}
         self._assigned_at_s: dict[str, float] = {}
         #: Creates by owner and idempotency key, done or under way. Failed ones are forgotten.
-        self._by_key: OrderedDict[tuple[str, str], asyncio.Future[SandboxInfo]] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()
         self._claims_begun = 0
+        self._gangs: dict[str, _Making] = {}
+        #: What the actor said to the member that its gang fails for, by claim.
+        self._member_errors: dict[str, RayboxError] = {}
+        self._groups: dict[str, PlacementGroup] = {}
+        self._sweeps = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake: asyncio.TimerHandle | None = None
         self._describing = asyncio.Semaphore(DESCRIBE_AT_ONCE)
@@ -155,15 +185,42 @@ class PoolManager:
         await self._recovered.wait()
         if request.idempotency_key is None:
             return await self._claim(request)
-        key = (request.owner, request.idempotency_key)
-        task = self._by_key.get(key)
+        info: SandboxInfo = await self._once(request.owner, request.idempotency_key, partial(self._claim, request))
+        return info
+
+    async def claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        """So many sandboxes for the caller, all of them within deadline_s, or none: then GangFailed, and nothing is
+        left. The request must have an idempotency key; the same one of the same owner returns the same sandboxes."""
+        await self._recovered.wait()
+        assert request.idempotency_key is not None
+        before = [self._by_key.get((request.owner, _key_of(request, index))) for index in range(count)]
+        if all(one is not None and one.done() for one in before):  # a former manager made it
+            return [one.result() for one in before if one is not None]
+        work = partial(self._claim_many, request, count, deadline_s)
+        infos: list[SandboxInfo] = await self._once(request.owner, _gang_key(request.idempotency_key), work)
+        return infos
+
+    async def drop_many(self, owner: str, idempotency_key: str) -> None:
+        """Whoever called claim_many with this key has gone: end what is left of it. Idempotent."""
+        await self._recovered.wait()
+        task = self._by_key.pop((owner, _gang_key(idempotency_key)), None)
         if task is None:
-            task = self._by_key[key] = self._spawn(self._claim(request))
-            task.add_done_callback(partial(self._forget_failure, key))
+            return
+        task.cancel()
+        if task.done() and not task.cancelled() and task.exception() is None:
+            for info in task.result():
+                if (parts := ids.parse(info.sandbox_id)) is not None:
+                    await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id, "killed")
+
+    async def _once(self, owner: str, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What `work` returned to the first who came with this key; failures are forgotten."""
+        task = self._by_key.get((owner, key))
+        if task is None:
+            task = self._by_key[owner, key] = self._spawn(work())
+            task.add_done_callback(partial(self._forget_failure, (owner, key)))
             while len(self._by_key) > KEYS_KEPT:
                 self._by_key.popitem(last=False)
-        info: SandboxInfo = await asyncio.shield(task)
-        return info
+        return await asyncio.shield(task)
 
     async def lease(self, request: CreateRequest, recreate: bool = False) -> tuple[SandboxInfo, bool]:
         """LeaseKeeper.lease. Calls of one lease take turns; one whose caller has gone is finished all the same."""
@@ -261,26 +318,9 @@ class PoolManager:
         wait_s = self._config.admission_wait_s if request.wait_s is None else request.wait_s
         wait = asyncio.get_running_loop().call_later(wait_s, self._tell, ev.ClaimDeadlinePassed(claim_id))
         try:
-            self._tell(
-                ev.ClaimAsked(
-                    claim_id,
-                    request.owner,
-                    request.quota,
-                    self._use(request.resources),
-                    request.idempotency_key,
-                    near_node_id=request.near_node_id,
-                    weight=request.weight,
-                )
-            )
+            self._tell(self._asked(claim_id, request))
             info = await future
-            ready_at_s = time.monotonic()
-            assigned_at_s = self._assigned_at_s[claim_id]
-            timings = {
-                "queued": 1000 * (assigned_at_s - asked_at_s),
-                "claimed": 1000 * (ready_at_s - assigned_at_s),
-                "ready": 1000 * (ready_at_s - asked_at_s),
-            }
-            return replace(info, timings_ms={**info.timings_ms, **timings})
+            return _timed(info, asked_at_s, self._assigned_at_s[claim_id], time.monotonic())
         finally:
             wait.cancel()
             del self._futures[claim_id], self._requests[claim_id]
@@ -290,6 +330,110 @@ class PoolManager:
         """What a sandbox with these wishes counts. Raises BadRequest, LimitReached."""
         limits = effective(self._config.limits(), None, resources)
         return Use(1, limits.cpu_count, limits.memory_mib)
+
+    def _asked(self, claim_id: str, request: CreateRequest) -> ev.ClaimAsked:
+        """Raises BadRequest, LimitReached."""
+        use = self._use(request.resources)
+        return ev.ClaimAsked(
+            claim_id,
+            request.owner,
+            request.quota,
+            use,
+            request.idempotency_key,
+            near_node_id=request.near_node_id,
+            weight=request.weight,
+        )
+
+    async def _claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        if not 0 < request.timeout_s <= self._config.max_timeout_s:
+            raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
+        gang_id = f"gang-{uuid.uuid4().hex}"
+        # Pending until all are there: should nobody be left to confirm them, they end soon by themselves.
+        pending_s = min(deadline_s + CONFIRM_WITHIN_S, self._config.max_timeout_s)
+        members = {
+            f"{gang_id}/{index}": replace(
+                request, gang=gang_id, idempotency_key=_key_of(request, index), timeout_s=pending_s
+            )
+            for index in range(count)
+        }
+        asked = tuple(self._asked(claim_id, member) for claim_id, member in members.items())
+        making = self._gangs[gang_id] = _Making(
+            request.timeout_s, time.monotonic(), asyncio.get_running_loop().create_future()
+        )
+        self._requests |= members
+        late = asyncio.get_running_loop().call_later(deadline_s, self._tell, ev.GangDeadlinePassed(gang_id))
+        try:
+            self._tell(ev.GangAsked(gang_id, asked))
+            return await making.future
+        finally:
+            late.cancel()
+            del self._gangs[gang_id]
+            for claim_id in members:
+                del self._requests[claim_id]
+                self._assigned_at_s.pop(claim_id, None)
+                self._member_errors.pop(claim_id, None)
+            self._tell(ev.GangDropped(gang_id))  # if it is not over, its caller has gone
+
+    async def _confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
+        making = self._gangs.get(gang_id)
+        if making is None:
+            return  # its caller has gone
+        words = await asyncio.gather(
+            *(self._confirm_one(key, info, making.timeout_s) for _, key, info in members), return_exceptions=True
+        )
+        for (claim_id, _, _), word in zip(members, words, strict=True):
+            if isinstance(word, BaseException):
+                self._tell(ev.GangBroke(gang_id, claim_id, f"it was lost before all were there: {_one_line(word)}"))
+                return
+        ready_at_s = time.monotonic()
+        for (claim_id, _, _), word in zip(members, words, strict=True):
+            assert isinstance(word, SlotDescription)
+            self._tell(ev.SlotDescribed(word))
+            if word.info is not None:
+                assigned_at_s = self._assigned_at_s.get(claim_id, ready_at_s)
+                making.infos.append(_timed(word.info, making.asked_at_s, assigned_at_s, ready_at_s))
+        self._tell(ev.GangConfirmed(gang_id))
+
+    async def _confirm_one(self, key: SlotKey, info: SandboxInfo, timeout_s: float) -> SlotDescription:
+        handle = self._handles.get(key)
+        if handle is None:
+            raise SandboxLost(info.sandbox_id, "internal")
+        description: SlotDescription = await answer(handle.confirm.remote(info.sandbox_id, timeout_s), CLAIM_TIMEOUT_S)
+        return description
+
+    def _fail(self, order: FailGang) -> None:
+        making = self._gangs.get(order.gang_id)
+        if making is None or making.future.done():
+            return
+        cause: RayboxError
+        if order.cause == "limit":
+            cause = LimitReached(order.reason)
+        elif order.cause == "capacity":
+            cause = NoCapacity(order.reason, order.retry_after_s)
+        else:
+            cause = self._member_errors.get(order.failed or "") or InternalError(order.reason)
+        making.future.set_exception(GangFailed(cause, order.report))
+
+    async def _reserve(self, gang_id: str, bundles: int) -> None:
+        group = self._groups[gang_id] = await asyncio.to_thread(
+            placement_groups.reserve, self._config, gang_id, bundles
+        )
+        if gang_id not in self._state.placements:  # the gang has ended meanwhile
+            await self._remove_placement(gang_id)
+            return
+        try:
+            await group.ready()
+            node_ids = await asyncio.to_thread(placement_groups.nodes_of, group, bundles)
+        except (RayError, KeyError) as error:  # removed meanwhile, or it cannot be
+            self._tell(
+                ev.PlacementFailed(gang_id, f"Ray could not reserve room for {bundles} sandboxes: {error}"[:500])
+            )
+        else:
+            self._tell(ev.PlacementReady(gang_id, node_ids))
+
+    async def _remove_placement(self, gang_id: str) -> None:
+        self._groups.pop(gang_id, None)
+        await asyncio.to_thread(placement_groups.remove, self._config, gang_id)
 
     async def _assign(self, claim_id: str, key: SlotKey) -> None:
         request = self._requests.get(claim_id)
@@ -307,7 +451,9 @@ class PoolManager:
         except RayboxError as error:
             if (future := self._futures.get(claim_id)) is not None and not future.done():
                 future.set_exception(error)
-            self._tell(ev.ClaimDropped(claim_id, key))
+            if request.gang:
+                self._member_errors[claim_id] = error
+            self._tell(ev.ClaimDropped(claim_id, key, str(error)))
         except (RayActorError, TimeoutError) as error:
             # Whether it was claimed is not known. Nobody has the id, so ending the actor loses and leaks nothing.
             await self._lose(key, error, kill=True)
@@ -336,8 +482,9 @@ class PoolManager:
                 self._spawn(self._ensure_agent(node_id, AGENT_TIMEOUT_S))
             case StopNodeAgent(node_id):
                 self._spawn(self._stop_agent(node_id))
-            case StartSlot(key):
-                self._spawn(self._start_slot(key))
+            case StartSlot(key, placement, bundle):
+                within = Bundle(self._groups[placement], bundle, placement) if placement else None
+                self._spawn(self._start_slot(key, within))
             case PrepareSlot(key):
                 self._spawn(self._prepare(key))
             case DescribeSlot(key):
@@ -356,6 +503,18 @@ class PoolManager:
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
                     future.set_exception(NoCapacity(reason, retry_after_s))
+            case ReservePlacement(gang_id, bundles):
+                self._spawn(self._reserve(gang_id, bundles))
+            case RemovePlacement(gang_id):
+                self._spawn(self._remove_placement(gang_id))
+            case ConfirmGang(gang_id, members):
+                self._spawn(self._confirm(gang_id, members))
+            case AnswerGang(gang_id):
+                making = self._gangs.get(gang_id)
+                if making is not None and not making.future.done():
+                    making.future.set_result(making.infos)
+            case FailGang():
+                self._fail(order)
             case RefuseClaim(claim_id, reason):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -397,9 +556,9 @@ class PoolManager:
             finally:
                 self._checking.discard(node_id)
 
-    async def _start_slot(self, key: SlotKey) -> None:
+    async def _start_slot(self, key: SlotKey, within: Bundle | None) -> None:
         try:
-            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key)
+            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key, within)
             self._handles[key] = handle
             self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
         except ActorUnschedulableError:
@@ -546,6 +705,10 @@ class PoolManager:
         if recovering:
             self._remember_keys()
             self._leases.reconcile()
+        if self._sweeps % PLACEMENT_SWEEPS == 0:
+            groups = await asyncio.to_thread(placement_groups.existing, self._config)
+            self._tell(ev.PlacementsFound(frozenset(groups.keys() - self._groups.keys())))
+        self._sweeps += 1
         for node in nodes:
             self._tell(self._seen(node))
         for node_id in agents:
@@ -649,15 +812,34 @@ def ensure_pool(
         time.sleep(0.05)
 
 
-def start_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
+def _gang_key(idempotency_key: str) -> str:
+    """Of all the gang, and the beginning of its members'; no caller's own has a slash."""
+    return f"{idempotency_key}/"
+
+
+def _key_of(request: CreateRequest, index: int) -> str:
+    return f"{_gang_key(request.idempotency_key or '')}{index}"
+
+
+def _timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_s: float) -> SandboxInfo:
+    """With how long its creation took."""
+    timings = {
+        "queued": 1000 * (assigned_at_s - asked_at_s),
+        "claimed": 1000 * (ready_at_s - assigned_at_s),
+        "ready": 1000 * (ready_at_s - asked_at_s),
+    }
+    return replace(info, timings_ms={**info.timings_ms, **timings})
+
+
+def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
     """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
     try:
-        answer_sync(ensure_manager(config, ActorClasses()).start.remote(config), timeout_s)
+        answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
     except TimeoutError:
         raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
@@ -691,6 +873,8 @@ def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
         if not slots:  # the agents' sweep is of use until the last sandbox is gone
             _end(agents.values(), "stop")
         time.sleep(0.05)
+    for gang_id in placement_groups.existing(config):
+        placement_groups.remove(config, gang_id)
     report_demand(config.name, Request())
 
 

@@ -9,10 +9,12 @@ from raybox_actors.values import Quota, SandboxInfo, SlotDescription
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.placement import UNBOUNDED
 from raybox_cluster.pool.quotas import NOTHING, Charge, Use
+from raybox_cluster.pool.warmth import Warmth
 
 #: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
-#: `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
-Bucket = Literal["silent", "idle", "preparing", "warm", "taken", "stopping"]
+#: `placed`: free, but for the gang in whose placement group it
+#: was born alone. `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+Bucket = Literal["silent", "idle", "preparing", "warm", "placed", "taken", "stopping"]
 BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 #: A claim takes the slot that is ready soonest.
 FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
@@ -34,6 +36,8 @@ class Slot:
     #: StopSlot was ordered; never free again.
     stopping: bool = False
     described_at_s: float = 0.0
+    #: The gang in whose placement group it was born.
+    placement: str = ""
     #: The sandbox that was ordered to end because the node is going away.
     drained_id: str = ""
     #: As entered into the indexes: bucket, being prepared, executions.
@@ -51,7 +55,7 @@ class Slot:
             return "taken"
         match known.state:
             case "idle" | "preparing" | "warm":
-                return known.state
+                return "placed" if self.placement else known.state
             case "starting" | "running" | "paused" | "destroying" | "stopped":
                 return "taken"
 
@@ -89,6 +93,12 @@ class Node:
     def taken(self) -> int:
         return len(self.buckets["taken"])
 
+    def warmth(self, idle: int) -> Warmth:
+        """idle: how many could be prepared."""
+        ordered = len(self.buckets["idle"]) - idle
+        ready = len(self.buckets["warm"]) + len(self.buckets["preparing"]) + ordered
+        return Warmth(self.node_id, self.slots, self.taken, ready, idle)
+
     @property
     def empty(self) -> bool:
         return not any(self.buckets.values())
@@ -107,6 +117,8 @@ class Claim:
     idempotency_key: str | None = None
     near_node_id: str = ""
     refuse_at_s: float = 0.0  #: of one that is over its quota
+    gang: str = ""  #: that it is a member of
+    doomed: bool = False  #: its gang has failed; whatever it still gets is ended
 
     @property
     def charge(self) -> Charge:

@@ -68,7 +68,8 @@ class Ledger:
         ):
             if limit is not None and has + more > limit:
                 if more > limit:
-                    return f"the quota of API key {owner} is {limit:g} {unit}, and a sandbox needs {more:g}"
+                    who = "a sandbox needs" if wanted.sandboxes == 1 else f"{wanted.sandboxes} sandboxes need"
+                    return f"the quota of API key {owner} is {limit:g} {unit}, and {who} {more:g}"
                 return f"the quota of API key {owner} is used up: its sandboxes have {has:g} of {limit:g} {unit}"
         return None
 

@@ -10,23 +10,17 @@ something, `wake_at_s` says when to tell Ticked.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from raybox_actors import sandbox_id as ids
-from raybox_actors.config import Placement
 from raybox_actors.errors import Cause
-from raybox_actors.values import NodeStatus, PoolCapacity, PoolStatus, Quota, SandboxInfo
 from raybox_cluster.pool import events as ev
-from raybox_cluster.pool.demand import Peak
 from raybox_cluster.pool.events import SlotKey
-from raybox_cluster.pool.forecast import free_in_s
+from raybox_cluster.pool.gang_rules import GangRules, claim_of
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
-    AssignClaim,
     DescribeSlot,
     EnsureNodeAgent,
     Instruction,
@@ -36,63 +30,22 @@ from raybox_cluster.pool.instructions import (
     RejectClaim,
     StartSlot,
     StopNodeAgent,
-    StopSlot,
 )
-from raybox_cluster.pool.members import BUCKETS, FREE, Bucket, Claim, Node, Slot
-from raybox_cluster.pool.placement import Candidate, allot, in_turn
-from raybox_cluster.pool.policy import Policy
-from raybox_cluster.pool.quotas import NOTHING, Charge, Ledger, Use, can_ever, charge_of, room
-from raybox_cluster.pool.waiting import WaitingLine
+from raybox_cluster.pool.members import FREE, Claim, Node, Slot
+from raybox_cluster.pool.placement import Candidate, allot
+from raybox_cluster.pool.quotas import can_ever
+from raybox_cluster.pool.warmth import WarmTarget, lacking
 
 
 @dataclass
-class PoolState:
-    sandboxes: int
-    warm: int
-    policy: Policy = field(default_factory=Policy)
-    placement: Placement = "spread"
-    min_sandboxes: int | None = None  #: slots kept without demand; None: all of them
-    idle_s: float = 60.0  #: for which slots above that are kept after they were last needed
-    tombstones_kept: int = 10_000
-    abandoned_kept: int = 1_000
-    #: Unix time less the clock of `handle`, for the deadlines of sandboxes.
-    unix_ahead_s: float = 0.0
-    nodes: dict[str, Node] = field(default_factory=dict, init=False)
-    slots: dict[SlotKey, Slot] = field(default_factory=dict, init=False)
-    #: Every claim that is neither won nor given up.
-    claims: dict[str, Claim] = field(default_factory=dict, init=False)
-    #: Those of `claims` without a slot.
-    waiting: WaitingLine = field(default_factory=WaitingLine, init=False)
-    #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
-    over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
-    #: Live sandboxes and `claims`, by owner.
-    ledger: Ledger = field(default_factory=Ledger, init=False)
-    #: Slots by bucket, each in the order in which they came there.
-    buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {b: {} for b in BUCKETS}, init=False)
-    #: Sandboxes that died with their actor, and why; the others are in their actor's own ring.
-    tombstones: OrderedDict[str, Cause] = field(default_factory=OrderedDict, init=False)
-    #: Keys of direct claims whose outcome nobody knows: a sandbox born under one is nobody's.
-    abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
-    #: When slots came free, the latest last.
-    freed_at_s: deque[float] = field(default_factory=deque, init=False)
-    #: When Ticked may bring new instructions; None: not by time alone.
-    wake_at_s: float | None = field(default=None, init=False)
-    #: Of the event that is being handled.
-    now_s: float = field(default=0.0, init=False)
-    #: So many slots are wanted, by what was needed lately.
-    target: int = field(default=0, init=False)
-    _needed: Peak = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.freed_at_s = deque(maxlen=self.policy.freed_remembered)
-        self._needed = Peak(self.idle_s)
-
+class PoolState(GangRules):
     def handle(self, event: ev.Event, now_s: float) -> list[Instruction]:
         """Take in a fact; what is to be done about it. Facts about forgotten slots and claims are ignored."""
         self.now_s = now_s
         orders = HANDLERS[type(event)](self, event, now_s)
         self.wake_at_s = None
         usable = self._usable()
+        orders += self._serve_placed()
         orders += self._leave_nodes(usable, now_s)
         while True:
             orders += self._admit(now_s)
@@ -100,97 +53,13 @@ class PoolState:
             orders += served
             if not any(isinstance(order, RejectClaim) for order in served):
                 break  # one that is rejected leaves room in its owner's quota
+        orders += self._grow_gangs()
         self._aim(now_s)
         orders += self._stop_surplus(usable)
+        orders += self._start_placed(now_s)
         orders += self._start(usable, now_s)
         orders += self._release_nodes(usable)
-        return [*orders, *self._refill(now_s)]
-
-    # ---- what others want to know ----
-
-    def live(self) -> Iterator[SandboxInfo]:
-        """Every sandbox that runs or pauses, as last described; one that its creator has been given runs, even where
-        its actor's last word is that it starts."""
-        return (info for info, runs in self.claimed() if runs)
-
-    def claimed(self) -> Iterator[tuple[SandboxInfo, bool]]:
-        """Every sandbox that is somebody's, as last described, and whether it is one of `live`."""
-        for slot in self.slots.values():
-            if slot.stopping:  # what is there is the claim that StopSlot itself made
-                continue
-            known = slot.description
-            if known is None or known.info is None:
-                continue
-            given = known.state == "starting" and slot.claimed_epoch >= known.epoch
-            yield known.info, given or known.state in ("running", "paused")
-
-    def status(self) -> PoolStatus:
-        by_state: dict[str, int] = {}
-        busy = 0
-        for slot in self.slots.values():
-            if slot.description:
-                by_state[slot.description.state] = by_state.get(slot.description.state, 0) + 1
-                busy += slot.description.executions_running > 0
-        return PoolStatus(
-            nodes=[
-                NodeStatus(
-                    n.node_id,
-                    True,
-                    n.agent == "ready",
-                    n.slots,
-                    n.agent_problem or n.no_network,
-                    draining=n.drain_at_s is not None,
-                    hosts=n.hosts,
-                )
-                for n in self.nodes.values()
-            ],
-            slots_by_state=by_state,
-            capacity=self.sandboxes,
-            warm=len(self.buckets["warm"]),
-            busy=busy,
-            claims_waiting=len(self.waiting),
-        )
-
-    def capacity(self, owner: str, quota: Quota | None, use: Use, now_s: float) -> PoolCapacity:
-        """What this owner may start now. use: what each of its sandboxes would add to what it has."""
-        free = 0 if self.waiting else sum(len(self.buckets[bucket]) for bucket in FREE)
-        has = self.ledger.of(owner)
-        more, limit = (None, None) if quota is None else (room(quota, has, use), room(quota, NOTHING, use))
-        available = free if more is None else min(free, more)
-        blocked = 0.0 if available else self._retry_after_s(1, now_s)
-        return PoolCapacity(
-            available=available,
-            warm=min(available, len(self.buckets["warm"])),
-            live=has.sandboxes - self.waiting.count(owner),
-            limit=limit,
-            waiting=len(self.waiting),
-            retry_after_s=blocked,
-            pool_live=sum(1 for _ in self.live()),
-            pool_limit=self.sandboxes,
-        )
-
-    def free_slots(self, limit: int) -> list[SlotKey]:
-        """Slots that a gateway may claim directly, the warm ones first. None while claims wait: whoever comes later
-        must not go before them."""
-        if self.waiting:
-            return []
-        keys: list[SlotKey] = []
-        for bucket in ("warm", "idle"):
-            free = [
-                (n.taken, [s.key for s in n.buckets[bucket].values() if not s.prepare_ordered])
-                for n in self.nodes.values()
-            ]
-            keys += in_turn(self.placement, free, limit - len(keys))
-        return keys
-
-    def unmet(self) -> int:
-        """So many of the wanted slots fit on no node that lives."""
-        room = sum(node.room for node in self._usable() if not node.agent_failures)
-        return max(0, self._missing - room)
-
-    def silent_since(self, before_s: float) -> list[SlotKey]:
-        """Slots that have spoken, but not since `before_s`."""
-        return [key for key, slot in self.slots.items() if slot.description and slot.described_at_s < before_s]
+        return [*orders, *self._refill(now_s), *self._remove_placements()]
 
     # ---- nodes ----
 
@@ -262,7 +131,11 @@ class PoolState:
         if slot.description is not None and (new.epoch, new.state not in FREE) < (slot.claimed_epoch, True):
             return orders  # from before the claim, which came to be known first: the sandbox stays listed
         slot.description = new
+        if new.placement and not slot.placement:  # of a former manager's gang
+            self._place(slot, new.placement)
         self._index(slot)
+        if new.info is not None and new.info.pending and new.info.gang not in self.gangs:
+            orders += self._abandon(new.info.gang)
         return orders
 
     def _slot_lost(self, event: ev.SlotLost, now_s: float) -> list[Instruction]:
@@ -316,15 +189,7 @@ class PoolState:
 
     def _claim_asked(self, event: ev.ClaimAsked, now_s: float) -> list[Instruction]:
         assert event.claim_id not in self.claims, "claim ids are unique"
-        claim = Claim(
-            event.claim_id,
-            owner=event.owner,
-            quota=event.quota,
-            use=event.use,
-            idempotency_key=event.idempotency_key,
-            near_node_id=event.near_node_id,
-            weight=event.weight,
-        )
+        claim = claim_of(event)
         refusal = self._refusal(claim)
         if refusal is not None:
             assert claim.quota is not None
@@ -333,8 +198,7 @@ class PoolState:
                 return [RefuseClaim(claim.claim_id, refusal)]
             claim.refuse_at_s = now_s + self.policy.over_quota_wait_s
             self.over_quota[claim.claim_id] = claim
-            # One of its sandboxes may have ended a moment ago.
-            return [DescribeSlot(s.key) for s in self.slots.values() if s.charged and s.charged.owner == claim.owner]
+            return self._look_at(claim.owner)
         if self.waiting.count(claim.owner) >= self.policy.claims_waiting_per_key_most:
             reason = f"too many claims of API key {claim.owner} are waiting"
             return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
@@ -343,7 +207,7 @@ class PoolState:
             reason, longest = "too many claims are waiting", self.waiting.longest(claim.owner, claim.weight)
             if longest is None:
                 return [RejectClaim(event.claim_id, self._retry_after_s(1, self.now_s), reason)]
-            orders.append(self._reject(self.claims[self.waiting.last(longest)], reason))
+            orders += self._reject(self.claims[self.waiting.last(longest)], reason)
         self._enter(claim)
         return orders
 
@@ -353,12 +217,16 @@ class PoolState:
         return []
 
     def _claim_won(self, event: ev.ClaimWon, _now_s: float) -> list[Instruction]:
-        slot = self._release(event.claim_id, event.key)
-        if slot is None:
+        claim, slot = self.claims.get(event.claim_id), self._release(event.claim_id, event.key)
+        if claim is None or slot is None:
             return [KillSandbox(event.key, event.info.sandbox_id)]
         self._leave(event.claim_id)
         self._taken(slot, event.info)
-        return [AnswerClaim(event.claim_id, event.info)]
+        if claim.doomed:
+            return [KillSandbox(event.key, event.info.sandbox_id)]
+        if not claim.gang:
+            return [AnswerClaim(event.claim_id, event.info)]
+        return self._won_member(claim, event.key, event.info)
 
     def _claimed_directly(self, event: ev.ClaimedDirectly, now_s: float) -> list[Instruction]:
         """A claim that was assigned to the same slot stays so until the actor refuses it."""
@@ -369,9 +237,7 @@ class PoolState:
         return []
 
     def _claim_abandoned(self, event: ev.ClaimAbandoned, _now_s: float) -> list[Instruction]:
-        self.abandoned[event.idempotency_key] = None
-        while len(self.abandoned) > self.abandoned_kept:
-            self.abandoned.popitem(last=False)
+        self._remember_abandoned(event.idempotency_key)
         slot = self.slots.get(event.key) if event.key is not None else None
         if slot is None:
             return []
@@ -387,12 +253,15 @@ class PoolState:
         if orders and claim is not None:
             claim.broken += 1
             if claim.broken >= self.policy.claim_attempts:
-                orders.append(self._reject(claim, f"building a sandbox failed {claim.broken} times"))
+                orders += self._reject(claim, f"building a sandbox failed {claim.broken} times")
         return orders
 
     def _claim_dropped(self, event: ev.ClaimDropped, _now_s: float) -> list[Instruction]:
         orders = self._give_back(event.claim_id, event.key)
-        if orders:
+        claim = self.claims.get(event.claim_id)
+        if orders and claim is not None:
+            if claim.gang:
+                return orders + self._fail_gang(self.gangs[claim.gang], "member", event.reason, claim)
             self._leave(event.claim_id)
             self.waiting.remove(event.claim_id)
         return orders
@@ -413,28 +282,22 @@ class PoolState:
             elif claim.expired or self._due(claim.refuse_at_s, now_s):
                 del self.over_quota[claim.claim_id]
                 orders.append(RefuseClaim(claim.claim_id, refusal))
-        return orders
+        return orders + self._admit_gangs(now_s)
 
     def _serve_claims(self, now_s: float) -> list[Instruction]:
         orders: list[Instruction] = []
         while self.waiting and any(self.buckets[bucket] for bucket in FREE):
-            claim_id = self.waiting.take(self._held)
-            assert claim_id is not None
+            claim_id = self.waiting.take(self._held, self._may_take)
+            if claim_id is None:
+                break
             claim = self.claims[claim_id]
             slot = self._soonest(claim.near_node_id)
-            claim.key, slot.claim_id = slot.key, claim.claim_id
             self._pause_refill(slot, now_s)
-            self._index(slot)
-            orders.append(AssignClaim(claim.claim_id, slot.key))
+            orders += self._give(slot, claim)
         expired = [claim for claim_id in self.waiting if (claim := self.claims[claim_id]).expired]
-        orders += [self._reject(claim, "no sandbox came free in time") for claim in expired]
+        for claim in expired:
+            orders += self._reject(claim, "no sandbox came free in time")
         return orders
-
-    def _usable(self) -> list[Node]:
-        """Nodes that may be given sandboxes. Those that cannot give the pool's network only if none can."""
-        hosting = [node for node in self.nodes.values() if node.hosts and node.drain_at_s is None]
-        able = [node for node in hosting if not node.no_network]
-        return able if any(not node.agent_failures for node in able) else hosting
 
     def _leave_nodes(self, usable: list[Node], now_s: float) -> list[Instruction]:
         """What is free stops at once where no sandboxes may be; what runs on a node that goes away has its grace."""
@@ -453,7 +316,8 @@ class PoolState:
 
     def _aim(self, now_s: float) -> None:
         least = self.sandboxes if self.min_sandboxes is None else self.min_sandboxes
-        needed = self._needed.note(len(self.buckets["taken"]) + len(self.waiting), now_s)
+        growing = sum(len(gang.growing) for gang in self.gangs.values())
+        needed = self._needed.note(len(self.buckets["taken"]) + len(self.waiting) + growing, now_s)
         self.target = max(least, min(self.sandboxes, needed + self.warm))
         if least < self.target and self._needed.falls_at_s < inf:
             self._due(self._needed.falls_at_s, now_s)
@@ -500,6 +364,7 @@ class PoolState:
     def _release_nodes(self, usable: list[Node]) -> list[Instruction]:
         """The agent leaves with the last slot, so that Ray can release the node."""
         wanted = {node.node_id for node in usable} if self._missing > 0 else set()
+        wanted |= {node_id for gang in self.gangs.values() for node_id in gang.bundles.values() if node_id is not None}
         orders: list[Instruction] = []
         for node in self.nodes.values():
             if node.agent == "ready" and node.empty and node.node_id not in wanted:
@@ -508,116 +373,46 @@ class PoolState:
         return orders
 
     def _refill(self, now_s: float) -> list[Instruction]:
+        ready = sum(len(self.buckets[bucket]) for bucket in ("warm", "preparing"))
+        if not self.buckets["idle"] or (ready >= self.warm and not self.warm_per_node):
+            return []
+        # A slot that was ordered to prepare and was claimed meanwhile is not idle any more.
+        idle = {
+            node.node_id: [slot for slot in node.buckets["idle"].values() if not slot.prepare_ordered]
+            for node in self.nodes.values()
+            if node.agent == "ready"
+        }
+        lacks = lacking(
+            WarmTarget(self.warm, self.warm_per_node),
+            self.placement,
+            [self.nodes[node_id].warmth(len(free)) for node_id, free in idle.items()],
+        )
         orders: list[Instruction] = []
-        missing = self.warm - len(self.buckets["warm"]) - len(self.buckets["preparing"])
-        if missing <= 0:
-            return orders
-        # Slots that were ordered to prepare and were claimed meanwhile are not idle any more.
-        missing -= sum(slot.prepare_ordered for slot in self.buckets["idle"].values())
-        if missing <= 0:
-            return orders
-        idle = [
-            (n.taken + n.preparing + len(n.buckets["warm"]), list(n.buckets["idle"].values()))
-            for n in self.nodes.values()
-        ]
-        for slot in in_turn(self.placement, idle, len(self.buckets["idle"])):
-            node = self.nodes[slot.key.node_id]
-            if slot.prepare_ordered or node.agent != "ready":
+        for node_id, count in lacks.items():
+            node = self.nodes[node_id]
+            allowed = self.policy.prepares_allowed(node.executions) - node.preparing
+            if allowed <= 0 or not self._due(node.prepare_after_s, now_s):
                 continue
-            if node.preparing >= self.policy.prepares_allowed(node.executions):
-                continue
-            if not self._due(node.prepare_after_s, now_s):
-                continue
-            slot.prepare_ordered = True
-            self._index(slot)
-            orders.append(PrepareSlot(slot.key))
-            missing -= 1
-            if missing == 0:
-                break
+            for slot in idle[node_id][: min(count, allowed)]:
+                slot.prepare_ordered = True
+                self._index(slot)
+                orders.append(PrepareSlot(slot.key))
         return orders
 
-    # ---- bookkeeping ----
-
     def _soonest(self, near_node_id: str) -> Slot:
-        """The free slot that a claim takes; there must be one."""
-        bucket = next(bucket for bucket in FREE if self.buckets[bucket])
+        """The free slot that a claim takes, of which there must be one: near, or where the policy says, and there the
+        one that is ready soonest."""
         sign = 1 if self.placement == "spread" else -1
-        node = min((n for n in self.nodes.values() if n.buckets[bucket]), key=lambda n: sign * n.taken)
-        if near := self.nodes.get(near_node_id):
-            for there in FREE:
-                if near.buckets[there]:
-                    node, bucket = near, there
+        best: tuple[tuple[bool, int, int], Slot] | None = None
+        for node in self.nodes.values():
+            for rank, bucket in enumerate(FREE):
+                if node.buckets[bucket]:
+                    key = (node.node_id != near_node_id, sign * node.taken, rank)
+                    if best is None or key < best[0]:
+                        best = key, next(iter(node.buckets[bucket].values()))
                     break
-        return next(iter(node.buckets[bucket].values()))
-
-    @property
-    def _missing(self) -> int:
-        """Slots that are wanted and not there; below 0 if there are more than are wanted."""
-        return self.target - sum(node.slots for node in self.nodes.values())
-
-    def _stop(self, slot: Slot) -> StopSlot:
-        slot.stopping = True
-        self._index(slot)
-        return StopSlot(slot.key)
-
-    def _taken(self, slot: Slot, info: SandboxInfo) -> None:
-        """This sandbox was claimed in this slot."""
-        known, parts = slot.description, ids.parse(info.sandbox_id)
-        epoch = parts.epoch if parts else known.epoch if known else -1
-        slot.claimed_epoch = max(slot.claimed_epoch, epoch)
-        if known is not None and (known.epoch < epoch or (known.epoch == epoch and known.state in FREE)):
-            # What the actor is about to say itself; so that the sandbox is listed as soon as its creator has it.
-            slot.description = replace(known, epoch=epoch, state="running", info=info)
-        self._index(slot)
-
-    def _pause_refill(self, slot: Slot, now_s: float) -> None:
-        """A new sandbox's first cell goes before its replacement; one pause, however many claims follow."""
-        node = self.nodes[slot.key.node_id]
-        if node.prepare_after_s <= now_s:
-            node.prepare_after_s = now_s + self.policy.claim_pause_s
-
-    def _kill_abandoned(self, key: SlotKey, info: SandboxInfo | None) -> list[Instruction]:
-        if info is None or info.idempotency_key not in self.abandoned:
-            return []
-        return [KillSandbox(key, info.sandbox_id)]
-
-    def _refusal(self, claim: Claim) -> str | None:
-        return None if claim.quota is None else self.ledger.refusal(claim.owner, claim.quota, claim.use)
-
-    def _held(self, owner: str) -> int:
-        """How many slots its sandboxes and those of its claims that have one take."""
-        return self.ledger.of(owner).sandboxes - self.waiting.count(owner)
-
-    def _retry_after_s(self, wanted: int, now_s: float) -> float:
-        """What a caller is told who needs so many slots, behind all who wait."""
-        coming = len(self.buckets["silent"]) + sum(
-            slot.description is not None and slot.description.state == "destroying"
-            for slot in self.buckets["taken"].values()
-        )
-        unix_s = now_s + self.unix_ahead_s
-        return self.policy.retry_after_s(
-            free_in_s(
-                wanted + len(self.waiting),
-                coming=coming,
-                freed_at_s=self.freed_at_s,
-                ends_in_s=(info.end_at_s - unix_s for info in self.live()),
-                now_s=now_s,
-            )
-        )
-
-    def _enter(self, claim: Claim) -> None:
-        self.claims[claim.claim_id] = claim
-        self.waiting.add(claim.claim_id, claim.owner, claim.weight)
-        self.ledger.move(None, claim.charge)
-
-    def _leave(self, claim_id: str) -> None:
-        self.ledger.move(self.claims.pop(claim_id).charge, None)
-
-    def _due(self, at_s: float, now_s: float) -> bool:
-        if at_s <= now_s:
-            return True
-        self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
-        return False
+        assert best is not None
+        return best[1]
 
     def _give_back(self, claim_id: str, key: SlotKey) -> list[Instruction]:
         """The claim did not get this slot; nothing if it was not assigned there any more."""
@@ -630,28 +425,12 @@ class PoolState:
         self._wait_again(claim_id)
         return [DescribeSlot(key)]
 
-    def _release(self, claim_id: str, key: SlotKey) -> Slot | None:
-        """Undo the assignment of a claim to a slot; None if there is none: the slot was buried in between."""
-        claim, slot = self.claims.get(claim_id), self.slots.get(key)
-        if claim is None or slot is None or claim.key != key:
-            return None
-        claim.key = slot.claim_id = None
-        self._index(slot)
-        return slot
-
-    def _wait_again(self, claim_id: str) -> None:
-        self.waiting.put_back(claim_id, self.claims[claim_id].owner)
-
-    def _reject(self, claim: Claim, reason: str) -> RejectClaim:
+    def _reject(self, claim: Claim, reason: str) -> list[Instruction]:
+        if claim.gang:
+            return self._fail_gang(self.gangs[claim.gang], "capacity", reason, claim)
         self.waiting.remove(claim.claim_id)
         self._leave(claim.claim_id)
-        return RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)
-
-    def _add(self, key: SlotKey) -> None:
-        node = self.nodes.setdefault(key.node_id, Node(key.node_id))
-        node.next_slot = max(node.next_slot, key.slot + 1)
-        self.slots[key] = slot = Slot(key)
-        self._index(slot)
+        return [RejectClaim(claim.claim_id, self._retry_after_s(1, self.now_s), reason)]
 
     def _bury(self, slot: Slot, cause: Cause) -> None:
         """Forget a slot whose actor is dead; remember its sandbox; let its claim look for another."""
@@ -665,76 +444,13 @@ class PoolState:
                 self.tombstones.popitem(last=False)
         del self.slots[slot.key]
         self._index(slot, gone=True)
-
-    def _index(self, slot: Slot, *, gone: bool = False) -> None:
-        """Bring buckets and the node's counts up to date with what `slot` has become."""
-        node = self.nodes[slot.key.node_id]
-        charge = None if gone else self._charge(slot)
-        self.ledger.move(slot.charged, charge)
-        slot.charged = charge
-        before, after = slot.indexed, None if gone else slot.standing()
-        if before == after:
-            return
-        for sign, standing in ((-1, before), (1, after)):
-            if standing is not None:
-                bucket, preparing, executions = standing
-                node.slots += sign * (bucket != "stopping")
-                node.silent += sign * (bucket == "silent")
-                node.preparing += sign * preparing
-                node.executions += sign * executions
-        if before is not None and before[0] == "taken" and after is not None and after[0] in FREE:
-            self.freed_at_s.append(self.now_s)
-        for buckets in (self.buckets, node.buckets):
-            if before is not None and (after is None or before[0] != after[0]):
-                del buckets[before[0]][slot.key]
-            if after is not None:
-                buckets[after[0]].setdefault(slot.key, slot)
-        slot.indexed = after
-
-    def _charge(self, slot: Slot) -> Charge | None:
-        info = slot.description.info if slot.description is not None else None
-        if info is None:
-            return None
-        claim = self.claims.get(slot.claim_id) if slot.claim_id is not None else None
-        return None if claim is not None and claim.made(info) else charge_of(info)
-
-    def check(self) -> None:
-        """Assert every invariant; costs a walk over everything."""
-        for node in self.nodes.values():
-            here = [slot for slot in self.slots.values() if slot.key.node_id == node.node_id]
-            assert all(slot.key.slot < node.next_slot for slot in here)
-            assert node.slots == sum(slot.bucket() != "stopping" for slot in here)
-            assert node.silent == sum(slot.bucket() == "silent" for slot in here)
-            assert node.preparing == sum(slot.standing()[1] for slot in here)
-            assert node.executions == sum(slot.standing()[2] for slot in here)
-            for bucket in BUCKETS:
-                assert node.buckets[bucket].keys() == {slot.key for slot in here if slot.bucket() == bucket}
-            if node.drain_at_s is not None or not node.hosts:
-                assert not any(node.buckets[bucket] for bucket in FREE), "a free slot where none may be"
-            if node.agent == "leaving":
-                assert not node.slots or not node.hosts, "an agent leaves before its slots"
-        assert sum(len(bucket) for bucket in self.buckets.values()) == len(self.slots)
-        for key, slot in self.slots.items():
-            assert slot.key == key
-            assert key.node_id in self.nodes
-            assert key in self.buckets[slot.bucket()]
-            if slot.claim_id is not None:
-                assert self.claims[slot.claim_id].key == key
-        self.waiting.check()
-        assert set(self.waiting) == {claim.claim_id for claim in self.claims.values() if claim.key is None}
-        for claim in self.claims.values():
-            if claim.key is not None:
-                assert self.slots[claim.key].claim_id == claim.claim_id
-        assert not (self.waiting and any(self.buckets[bucket] for bucket in FREE)), "a claim waits beside a free slot"
-        assert not any(self.claims[claim_id].expired for claim_id in self.waiting)
-        assert not self.over_quota.keys() & self.claims.keys()
-        assert not any(self._refusal(claim) is None for claim in self.over_quota.values())
-        ledger = Ledger()
-        for charge in (*(claim.charge for claim in self.claims.values()), *map(self._charge, self.slots.values())):
-            ledger.move(None, charge)
-        assert ledger.uses == self.ledger.uses, (ledger.uses, self.ledger.uses)
-        assert len(self.tombstones) <= self.tombstones_kept
-        assert len(self.abandoned) <= self.abandoned_kept
+        if slot.placement:
+            self.placements[slot.placement] -= 1
+            gang = self.gangs.get(slot.placement)
+            if gang is not None and slot.key in gang.expected:  # a member has to look elsewhere
+                gang.expected.remove(slot.key)
+                claim_id, _ = gang.growing.popitem()
+                self._wait_again(claim_id)
 
 
 # The events differ from row to row; a test asserts that each row takes the event of its key.
@@ -762,5 +478,13 @@ HANDLERS: Final[dict[type[ev.Event], Handler]] = {
     ev.ClaimDropped: PoolState._claim_dropped,
     ev.ClaimedDirectly: PoolState._claimed_directly,
     ev.ClaimAbandoned: PoolState._claim_abandoned,
+    ev.GangAsked: PoolState._gang_asked,
+    ev.GangDeadlinePassed: PoolState._gang_deadline_passed,
+    ev.GangDropped: PoolState._gang_dropped,
+    ev.GangConfirmed: PoolState._gang_confirmed,
+    ev.GangBroke: PoolState._gang_broke,
+    ev.PlacementReady: PoolState._placement_ready,
+    ev.PlacementFailed: PoolState._placement_failed,
+    ev.PlacementsFound: PoolState._placements_found,
     ev.Ticked: PoolState._ticked,
 }

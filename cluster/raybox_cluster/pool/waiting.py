@@ -72,27 +72,30 @@ class WaitingLine:
             self._shorten(owner, claim_id, served=False)
 
     def take(self, held: Callable[[str], int], may: Callable[[str], bool] = lambda _claim_id: True) -> str | None:
-        """The claim to be served now, which waits no more; None if there is none.
+        """`first`, which waits no more."""
+        claim_id = self.first(held, may)
+        if claim_id is not None:
+            owner = self.owners.pop(claim_id)
+            if self.again.pop(claim_id, None) is None:
+                self._shorten(owner, claim_id, served=True)
+        return claim_id
+
+    def first(self, held: Callable[[str], int], may: Callable[[str], bool] = lambda _claim_id: True) -> str | None:
+        """The claim to be served now; None if there is none.
 
         held: how many slots an owner has. may: whether a claim may be served; one that may not holds up its own line.
+        Claims that were put back always may.
         """
-        for claim_id in self.again:
-            if may(claim_id):
-                self.remove(claim_id)
-                return claim_id
+        if self.again:
+            return next(iter(self.again))
         best: tuple[float, float] | None = None
-        chosen = ""
+        chosen: str | None = None
         for owner, line in self.lines.items():
-            if may(next(iter(line.claims))):
+            if may(claim_id := next(iter(line.claims))):
                 rank = (held(owner) / line.weight, max(line.start, self.now))  # no credit for having held more
                 if best is None or rank < best:
-                    best, chosen = rank, owner
-        if best is None:
-            return None
-        claim_id = next(iter(self.lines[chosen].claims))
-        del self.owners[claim_id]
-        self._shorten(chosen, claim_id, served=True)
-        return claim_id
+                    best, chosen = rank, claim_id
+        return chosen
 
     def longest(self, owner: str, weight: float) -> str | None:
         """Who has most claims in line for its weight; None if that is `owner` of this weight, had it one more."""

@@ -102,6 +102,8 @@ class MemoryBackend:
         self.hold_create: asyncio.Event | None = None  #: the same for `create`
         self.creating = asyncio.Event()
         self.killed: asyncio.Queue[str] = asyncio.Queue()
+        self.gangs: list[tuple[CreateRequest, int, float]] = []
+        self.gangs_given_up: asyncio.Queue[int] = asyncio.Queue()
         self.calls: list[str] = []
         self.leases: dict[tuple[str, str], str] = {}  #: sandbox by API key and key of the lease
         self.leased: list[tuple[CreateRequest, bool]] = []
@@ -167,6 +169,15 @@ class MemoryBackend:
             for name, language in (("py", "python"), ("js", "javascript"))
         }
         return info
+
+    async def create_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
+        self._called("create_many")
+        self.gangs.append((request, count, deadline_s))
+        try:
+            return [await self.create(request) for _ in range(count)]
+        except asyncio.CancelledError:
+            self.gangs_given_up.put_nowait(count)
+            raise
 
     async def capacity(self, owner: str, quota: Quota | None) -> PoolCapacity:
         self._called("capacity")

@@ -385,6 +385,8 @@ async def test_status_is_the_pools_own(gateway: Gateway) -> None:
         "warm": 1,
         "busy": 0,
         "claims_waiting": 0,
+        "leases": 0,
+        "orphaned_leases": 0,
     }
 
 

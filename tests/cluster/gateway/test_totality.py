@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 import raybox_actors.errors
 from raybox_actors.agent.errors import AgentError
-from raybox_actors.errors import ExecutionForgotten, NoCapacity, NotFound, RayboxError, SandboxLost
-from raybox_actors.values import CreateRequest
+from raybox_actors.errors import ExecutionForgotten, GangFailed, NoCapacity, NotFound, RayboxError, SandboxLost
+from raybox_actors.values import CreateRequest, MemberReport
 from raybox_cluster.gateway.app import create_app
 from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key, new_key
 from raybox_cluster.gateway.errors import (
@@ -46,6 +46,8 @@ def one(cls: type[RayboxError]) -> RayboxError:
         return cls("invalid_argument", "something")
     if issubclass(cls, NoCapacity):
         return cls("full", 1.5)
+    if issubclass(cls, GangFailed):
+        return cls(NoCapacity("full", 1.5), (MemberReport(0, "ready"), MemberReport(1, "not_started", "no slot")))
     return cls("something")
 
 

@@ -38,8 +38,8 @@ class BrokenNodeAgent(FakeNodeAgent):
 
 
 class FakeSandboxActor:
-    def __init__(self, config: PoolConfig, node_id: str, slot: int) -> None:
-        self.config, self.node_id, self.slot = config, node_id, slot
+    def __init__(self, config: PoolConfig, node_id: str, slot: int, placement: str = "") -> None:
+        self.config, self.node_id, self.slot, self.placement = config, node_id, slot, placement
         self.life = Lifecycle()
         self.sequence = 0
         self.info_now: SandboxInfo | None = None
@@ -51,7 +51,9 @@ class FakeSandboxActor:
     def describe_now(self) -> SlotDescription:
         name = sandbox_actor_name(self.config, self.node_id, self.slot)
         life = self.life
-        return SlotDescription(name, self.node_id, self.slot, life.epoch, life.state, self.info_now, 0, self.sequence)
+        return SlotDescription(
+            name, self.node_id, self.slot, life.epoch, life.state, self.info_now, 0, self.sequence, self.placement
+        )
 
     def apply(self, *events: Any) -> SlotDescription:
         for event in events:
@@ -103,6 +105,8 @@ class FakeSandboxActor:
             request.owner,
             node_id=self.node_id,
             idempotency_key=request.idempotency_key,
+            gang=request.gang,
+            pending=bool(request.gang),
             lease=request.lease,
         )
         warm = self.life.state == "warm"
@@ -111,6 +115,11 @@ class FakeSandboxActor:
         if self.silent_claims:
             await asyncio.sleep(3600)
         return info
+
+    async def confirm(self, sandbox_id: str, timeout_s: float) -> SlotDescription:
+        self.info_now = replace(self.current(sandbox_id), pending=False, end_at_s=time.time() + timeout_s)
+        self.sequence += 1
+        return self.describe_now()
 
     def current(self, sandbox_id: str) -> SandboxInfo:
         if self.info_now is not None and self.life.sandbox_id == sandbox_id:

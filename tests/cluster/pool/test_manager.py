@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import ray
@@ -24,15 +24,17 @@ from raybox_cluster.pool.calls import find, names
 from raybox_cluster.pool.manager import ensure_pool, teardown_pool
 from tests.cluster.pool.conftest import CLASSES, FAKES
 
+Found = TypeVar("Found")
 pytestmark = [pytest.mark.pool, pytest.mark.anyio]
 
 
-async def until(true: Callable[[], Awaitable[object]], timeout_s: float = 30.0) -> None:
-    """Wait until `true` returns something true; it is asked again after every answer."""
+async def until(true: Callable[[], Awaitable[Found]], timeout_s: float = 30.0) -> Found:
+    """The first true answer of `true`; it is asked again after every other."""
     deadline_s = time.monotonic() + timeout_s
     while not (last := await true()):
         assert time.monotonic() < deadline_s, last
         await asyncio.sleep(0.02)
+    return last
 
 
 def pid_of(name: str) -> int:

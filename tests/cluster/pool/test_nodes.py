@@ -100,6 +100,15 @@ def test_a_claim_goes_to_the_caller_s_node_while_that_has_a_free_slot() -> None:
     assert isinstance(feed(pool, ev.ClaimAsked("x", near_node_id="unknown"))[0], AssignClaim)
 
 
+def test_a_level_node_goes_before_a_warm_slot() -> None:
+    pool = idle(two_nodes(PoolState(4, 0, MANY)))
+    for number in (0, 1):
+        feed(pool, described(key(number, B), "warm", 2))
+    assert pool.free_slots(9) == [key(0, B), key(0, A), key(1, B), key(1, A)]
+    went = [feed(pool, ev.ClaimAsked(str(number)))[0] for number in range(3)]
+    assert went == [AssignClaim("0", key(0, B)), AssignClaim("1", key(0, A)), AssignClaim("2", key(1, B))]
+
+
 def test_warm_ones_are_spread_too() -> None:
     pool = idle(two_nodes(PoolState(4, 0, MANY)))
     pool.warm = 2

@@ -22,14 +22,19 @@ from raybox_cluster.pool import events as ev
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
+    AnswerGang,
     AssignClaim,
+    ConfirmGang,
     DescribeSlot,
     EnsureNodeAgent,
+    FailGang,
     Instruction,
     KillSandbox,
     PrepareSlot,
     RefuseClaim,
     RejectClaim,
+    RemovePlacement,
+    ReservePlacement,
     StartSlot,
     StopNodeAgent,
     StopSlot,
@@ -593,9 +598,11 @@ class SimActor:
     epoch: int = 0
     sequence: int = 1
     info: SandboxInfo | None = None
+    placement: str = ""
 
     def described(self) -> ev.SlotDescribed:
-        return described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        word = described(self.at, self.state, self.sequence, epoch=self.epoch, info=self.info)
+        return ev.SlotDescribed(replace(word.description, placement=self.placement))
 
     def become(self, state: SlotState) -> None:
         self.state = state
@@ -651,6 +658,12 @@ class AnyOrder(RuleBasedStateMachine):
         #: Who asked, by claim.
         self.asked_by: dict[str, str] = {}
         self.won: dict[str, SandboxInfo] = {}
+        self.gangs = 0
+        self.open_gangs: set[str] = set()
+        #: Of those whose sandboxes are confirmed, and of no others.
+        self.whole: dict[str, list[SandboxInfo]] = {}
+        #: Gangs with a placement group in the cluster, and the nodes of its bundles.
+        self.groups: dict[str, tuple[str, ...]] = {}
         self.pool = self.a_manager()
 
     def a_manager(self) -> PoolState:
@@ -665,8 +678,12 @@ class AnyOrder(RuleBasedStateMachine):
         )
 
     def seen(self, node_id: str) -> ev.NodeSeen:
-        room = self.room - sum(at.node_id == node_id for at in self.actors)
-        return ev.NodeSeen(node_id, node_id != HEAD, room, self.draining.get(node_id))
+        return ev.NodeSeen(node_id, node_id != HEAD, self.room_on(node_id), self.draining.get(node_id))
+
+    def room_on(self, node_id: str) -> int:
+        """What placement groups have reserved is not free, whether or not somebody lives there."""
+        outside = sum(actor.at.node_id == node_id and not actor.placement for actor in self.actors.values())
+        return self.room - outside - sum(nodes.count(node_id) for nodes in self.groups.values())
 
     def usable(self) -> set[str]:
         """Where sandboxes may be."""
@@ -684,6 +701,11 @@ class AnyOrder(RuleBasedStateMachine):
                 case RefuseClaim(claim_id):
                     self.open.remove(claim_id)
                     assert self.asked_by[claim_id] in QUOTAS
+                case AnswerGang(gang_id):
+                    self.open_gangs.remove(gang_id)  # KeyError: answered twice
+                    self.won |= {f"{gang_id} {number}": info for number, info in enumerate(self.whole[gang_id])}
+                case FailGang(gang_id):
+                    self.open_gangs.remove(gang_id)
                 case _:
                     self.orders.append(order)
 
@@ -703,18 +725,30 @@ class AnyOrder(RuleBasedStateMachine):
             case StopNodeAgent(node_id):
                 self.agents.discard(node_id)
                 self.replies.append((node_id, lambda: ev.NodeAgentStopped(node_id)))
-            case StartSlot(at):
+            case StartSlot(at, placement):
                 assert at not in self.used, "the number of a dead actor was used again"
                 assert at.node_id != HEAD
                 self.used.add(at)
-                full = sum(other.node_id == at.node_id for other in self.actors) >= self.room
-                if at.node_id in self.alive and (full or at.node_id in self.draining):
+                full = self.room_on(at.node_id) <= 0 and not placement
+                if placement and placement not in self.groups:
+                    self.replies.append((at.node_id, lambda: ev.SlotLost(at)))
+                elif at.node_id in self.alive and (full or at.node_id in self.draining):
                     self.replies.append((at.node_id, lambda: ev.SlotUnplaced(at)))
                 elif at.node_id in self.alive:
-                    actor = self.actors[at] = SimActor(at)
+                    actor = self.actors[at] = SimActor(at, placement=placement)
                     self.replies.append((at.node_id, actor.described))
                 else:
                     self.replies.append((at.node_id, lambda: ev.SlotLost(at)))
+            case ReservePlacement(gang_id, bundles):
+                places = [node_id for node_id in sorted(self.usable()) for _ in range(self.room_on(node_id))]
+                if gang_id in self.pool.placements and len(places) >= bundles:  # or it goes on waiting for room
+                    found = self.groups[gang_id] = tuple(places[:bundles])
+                    self.replies.append(("", lambda: ev.PlacementReady(gang_id, found)))
+            case RemovePlacement(gang_id):
+                assert not any(actor.placement == gang_id for actor in self.actors.values())
+                self.groups.pop(gang_id, None)
+            case ConfirmGang(gang_id, members):
+                self.confirm(gang_id, members)
             case PrepareSlot(at) | DescribeSlot(at) | StopSlot(at) | KillSandbox(at) | AssignClaim(_, at):
                 if (actor_or_none := self.actors.get(at)) is None:
                     self.replies.append(
@@ -724,6 +758,28 @@ class AnyOrder(RuleBasedStateMachine):
                     self.call(order, actor_or_none)
             case _:
                 raise AssertionError(order)
+
+    def confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
+        words: list[ev.SlotDescribed] = []
+        broken: ev.Event | None = None
+        for claim_id, at, info in members:
+            actor = self.actors.get(at)
+            if actor is None or actor.info != info:
+                broken = ev.GangBroke(gang_id, claim_id, "lost")
+                continue
+            actor.info = replace(info, pending=False)
+            self.change(actor, "running")
+            words.append(actor.described())
+        self.whole[gang_id] = [word.description.info for word in words if word.description.info is not None]
+
+        def ended() -> ev.Event:
+            if broken is not None:
+                return broken
+            for word in words:
+                self.tell(word)
+            return ev.GangConfirmed(gang_id)
+
+        self.replies.append(("", ended))
 
     def call(self, order: Instruction, actor: SimActor) -> None:
         match order:
@@ -754,7 +810,10 @@ class AnyOrder(RuleBasedStateMachine):
                     self.end(actor)
             case AssignClaim(claim_id, at):
                 if actor.state in ("idle", "warm"):
-                    info = actor.info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    info = an_info(at, actor.epoch, claim_id, f"key {claim_id}", self.asked_by[claim_id])
+                    if "/" in claim_id:
+                        info = replace(info, gang=claim_id.partition("/")[0], pending=True)
+                    actor.info = info
                     self.change(actor, "running")
                     self.replies.append((at.node_id, lambda: ev.ClaimWon(claim_id, at, info)))
                 else:
@@ -818,6 +877,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.open.add(claim_id)
         self.asked_by[claim_id] = owner
         self.tell(ev.ClaimAsked(claim_id, owner, QUOTAS.get(owner), USE, f"key {claim_id}"))
+
+    @rule(owner=st.sampled_from(("", "dave", *QUOTAS)), count=st.integers(1, 4))
+    def somebody_asks_for_several(self, owner: str, count: int) -> None:
+        self.gangs += 1
+        gang_id = f"gang {self.gangs}"
+        self.open_gangs.add(gang_id)
+        names = [f"{gang_id}/{number}" for number in range(count)]
+        self.asked_by |= dict.fromkeys(names, owner)
+        claims = (ev.ClaimAsked(name, owner, QUOTAS.get(owner), USE, f"key {name}") for name in names)
+        self.tell(ev.GangAsked(gang_id, tuple(claims)))
+
+    @precondition(lambda self: self.open_gangs)
+    @rule(at=st.integers(0, 9), gone=st.booleans())
+    def a_gang_is_given_up(self, at: int, gone: bool) -> None:
+        gang_id = sorted(self.open_gangs)[at % len(self.open_gangs)]
+        self.tell(ev.GangDropped(gang_id) if gone else ev.GangDeadlinePassed(gang_id))
 
     @precondition(lambda self: self.open)
     @rule(at=st.integers(0, 9))
@@ -894,7 +969,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.pool = self.a_manager()
         self.orders, self.replies, self.mail = [], [], []
         self.abandoned = set()
-        self.open = set()  # their callers ask again, as new claims
+        self.open, self.open_gangs = set(), set()  # their callers ask again, as new claims
         self.sweep()
         # The numbers of actors that died before it came may be used again.
         self.used = set(self.actors)
@@ -915,12 +990,15 @@ class AnyOrder(RuleBasedStateMachine):
         for at in self.pool.silent_since(float("inf")):
             if at not in self.actors:
                 self.tell(ev.SlotLost(at))
+        self.tell(ev.PlacementsFound(frozenset(self.groups)))
 
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "pool"):
             self.pool.check()
-            assert self.pool.claims.keys() | self.pool.over_quota.keys() == self.open
+            claims = {claim.claim_id for claim in self.pool.claims.values() if not claim.gang}
+            assert claims | self.pool.over_quota.keys() == self.open
+            assert self.pool.gangs.keys() == self.open_gangs
             for owner, quota in QUOTAS.items():
                 live = sum(actor.info is not None and actor.info.owner == owner for actor in self.actors.values())
                 assert live <= min(quota.sandboxes or 99, quota.cpu or 99, quota.memory_mib or 99), owner
@@ -930,6 +1008,8 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         for _ in range(12):
+            for gang_id in sorted(self.open_gangs):
+                self.tell(ev.GangDropped(gang_id))
             self.now += 60.0
             self.sweep()
             self.tell(ev.Ticked())
@@ -941,8 +1021,10 @@ class AnyOrder(RuleBasedStateMachine):
             while self.mail:
                 self.read(self.mail.pop(0)[1])
             self.pool.check()
+        assert not any(actor.info.pending for actor in self.actors.values() if actor.info)
         if not self.alive:
             return
+        assert self.groups.keys() == {actor.placement for actor in self.actors.values() if actor.placement}
         assert set(self.pool.slots) == set(self.actors)
         claimed = [actor for actor in self.actors.values() if actor.info]
         usable = self.usable()
@@ -972,7 +1054,9 @@ TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=60, deadli
 
 _steps = st.lists(
     st.tuples(
-        st.sampled_from(("ask", "ask", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")),
+        st.sampled_from(
+            ("ask", "ask", "ask for two", "carry out", "carry out", "hear", "mail", "end", "die", "replace", "wait")
+        ),
         st.sampled_from(tuple(QUOTAS)),
         st.integers(0, 9),
     ),
@@ -996,6 +1080,8 @@ def test_no_order_of_things_takes_a_key_over_its_quota(steps: list[tuple[str, st
         match what:
             case "ask":
                 world.somebody_asks(owner)
+            case "ask for two":
+                world.somebody_asks_for_several(owner, 2)
             case "carry out" if world.orders:
                 world.take(at)
             case "hear" if world.replies:
