@@ -174,7 +174,7 @@ def create_many(config: ConnectionConfig, template: str, count: int, deadline_s:
         operation="create_many",
         payload=payload,
         url=f"{config.api_url}/raybox/sandboxes",
-        body=_json(payload),
+        body=json_bytes(payload),
         connect_s=None if one.connect_s is None else one.connect_s + wait_s,
         total_s=None if one.total_s is None else one.total_s + wait_s,
         retries=0,
