@@ -1,9 +1,11 @@
-"""`1+1` in a running sandbox, through the SDK over HTTP, against a raw round trip to stock ipykernel."""
+"""`1+1` in a running sandbox, through the SDK over HTTP and over Ray, against a raw round trip to stock ipykernel."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
+import raybox
 from benchmarks.peers import run, stock_kernel
 from benchmarks.pool import pool
 from benchmarks.report import Report, main, median_ms, p95_ms, progress
@@ -11,29 +13,38 @@ from raybox import Sandbox
 
 ROUNDS = 300
 BLOCKS = 3
+WARM_UP = 20
 
 
 def measure(report: Report) -> None:
-    raw: list[float] = []
-    http: list[float] = []
     progress("a pool and a stock kernel")
-    with pool(sandboxes=1, warm=1), stock_kernel() as client, Sandbox.create() as sandbox:
-        for _ in range(20):
-            run(client, "1+1")
-            sandbox.run_code("1+1")
-        for _ in range(BLOCKS):  # in turns, so that both see the same machine
+    with pool(sandboxes=1, warm=1) as running, stock_kernel() as client, Sandbox.create() as http, running.joined():
+        ray = raybox.connect(f"ray://{running.name}").connect(http.sandbox_id)
+        times = in_turns({"raw": lambda: run(client, "1+1"), "http": lambda: add(http), "ray": lambda: add(ray)})
+    report.add("raw_ms", median_ms(times["raw"]), "stock ipykernel, raw round trip", "ms")
+    for way, words in (("http", "over HTTP"), ("ray", "over Ray")):
+        report.add(f"{way}_ms", median_ms(times[way]), f"raybox {words}", "ms")
+        report.add(f"{way}_p95_ms", p95_ms(times[way]), f"raybox {words}, 95 of 100", "ms")
+        report.add(f"{way}_ratio", median_ms(times[way]) / median_ms(times["raw"]), f"raybox {words} against raw", "x")
+
+
+def add(sandbox: Sandbox) -> None:
+    assert sandbox.run_code("1+1").text == "2"
+
+
+def in_turns(ways: Mapping[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """Seconds of each round of each way; in turns, so that all see the same machine."""
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for call in ways.values():
+        for _ in range(WARM_UP):
+            call()
+    for _ in range(BLOCKS):
+        for way, call in ways.items():
             for _ in range(ROUNDS // BLOCKS):
                 began = time.perf_counter()
-                run(client, "1+1")
-                raw.append(time.perf_counter() - began)
-            for _ in range(ROUNDS // BLOCKS):
-                began = time.perf_counter()
-                assert sandbox.run_code("1+1").text == "2"
-                http.append(time.perf_counter() - began)
-    report.add("raw_ms", median_ms(raw), "stock ipykernel, raw round trip", "ms")
-    report.add("http_ms", median_ms(http), "raybox over HTTP", "ms")
-    report.add("http_p95_ms", p95_ms(http), "raybox over HTTP, 95 of 100", "ms")
-    report.add("http_ratio", median_ms(http) / median_ms(raw), "raybox over HTTP against raw", "x")
+                call()
+                times[way].append(time.perf_counter() - began)
+    return times
 
 
 if __name__ == "__main__":

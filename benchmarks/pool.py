@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import subprocess
 import sys
@@ -31,6 +32,20 @@ class BenchPool:
     def address(self) -> None:
         """Let the SDK speak to this pool from here on."""
         os.environ |= {"RAYBOX_URL": self.url, "RAYBOX_API_KEY": self.api_key}
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """This process is a driver in the pool's Ray; once in a process, because Ray keeps what it reads at import."""
+        record = cli_state.read(self.name)
+        assert record is not None
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": record.token_path}
+        import ray
+
+        ray.init(address=record.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
     def status(self) -> dict[str, object]:
         answer = httpx.get(f"{self.url}/raybox/status", headers={"X-API-KEY": self.api_key}, timeout=30)

@@ -136,8 +136,8 @@ def deploy(
         progress(f"{what} ({time.monotonic() - started:.1f} s)")
 
     def pool() -> None:
-        if running is not None and running.config != config:
-            end_manager(running.config)
+        if running is not None and (running.config, running.keys) != (config, keys):
+            end_manager(running.config, and_fronts=running.keys != keys)
         ensure_pool(config, timeout_s=START_LIMIT_S, keys=keys)
         say(f"pool ready, {config.warm} of {config.sandboxes} sandboxes warm")
 

@@ -45,7 +45,6 @@ def build(args: dict[str, Any]) -> Any:
         config = options.pool(secrets.token_bytes(32))
     else:
         config = adopted_config(Running(running), options)
-        if config != running:
-            end_manager(running)
+        end_manager(running, and_fronts=True)  # which keys they were told of is not known
     start_pool(config, options.api_keys)
     return application(config, options.api_keys, replicas=options.gateways)

@@ -12,7 +12,6 @@ from ._config import ConnectionConfig
 from ._errors import InvalidArgumentException
 from ._heartbeats import HEARTBEATS
 from ._requests import Request
-from ._responses import Access, Reply, access, broken_reply, parsed
 
 LeaseOwner = Literal["job", "actor", "process", "none"]
 
@@ -80,16 +79,6 @@ def owner_of(owner: LeaseOwner | None, over_ray: bool) -> dict[str, str]:
     if ray_id is None:
         raise InvalidArgumentException("owner='actor': this code does not run in an actor")
     return {"kind": owner, "id": ray_id}
-
-
-def leased(request: Request, reply: Reply) -> tuple[Access, bool, float, datetime]:
-    """How to reach the sandbox, whether it was made just now, its ttl, and when it ends."""
-    body = parsed(request, reply)
-    try:
-        told = access(request, reply._replace(body=_requests.json_bytes(body["sandbox"])))
-        return told, bool(body["created"]), float(body["ttl_s"]), datetime.fromisoformat(body["expiresAt"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken_reply(request, reply, error) from error
 
 
 def keep_alive(config: ConnectionConfig, request: Request, ttl_s: float) -> None:

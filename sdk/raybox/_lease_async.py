@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from . import _requests, _transport
+from . import _requests, _responses, _transport
 from ._config import ConnectionConfig
-from ._lease import LeaseBase, keep_alive, leased
+from ._lease import LeaseBase, keep_alive
 from ._requests import Request
 from ._sandbox_async import AsyncSandbox
 from ._sandbox_base import options_of
@@ -26,7 +26,7 @@ class AsyncLease(LeaseBase):
 
     @classmethod
     async def _got(cls, config: ConnectionConfig, request: Request, key: str) -> Self:
-        access, created, ttl_s, expires_at = leased(request, await _transport.send_async(request))
+        access, created, ttl_s, expires_at = _responses.leased(request, await _transport.send_async(request))
         keep_alive(config, request, ttl_s)
         lease = cls(config, key, ttl_s, created, expires_at)
         lease.sandbox = AsyncSandbox(**options_of(access, config))

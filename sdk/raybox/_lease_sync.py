@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from . import _requests, _transport
+from . import _requests, _responses, _transport
 from ._config import ConnectionConfig
-from ._lease import LeaseBase, keep_alive, leased
+from ._lease import LeaseBase, keep_alive
 from ._requests import Request
 from ._sandbox_base import options_of
 from ._sandbox_sync import Sandbox
@@ -26,7 +26,7 @@ class Lease(LeaseBase):
 
     @classmethod
     def _got(cls, config: ConnectionConfig, request: Request, key: str) -> Self:
-        access, created, ttl_s, expires_at = leased(request, _transport.send(request))
+        access, created, ttl_s, expires_at = _responses.leased(request, _transport.send(request))
         keep_alive(config, request, ttl_s)
         lease = cls(config, key, ttl_s, created, expires_at)
         lease.sandbox = Sandbox(**options_of(access, config))

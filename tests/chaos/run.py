@@ -34,7 +34,7 @@ NODES, SANDBOXES, WARM = 2, 10, 3
 UP_LIMIT_S: Final = 170.0
 #: Deadlines of sandboxes that nobody has any more, and of a pool that mends itself.
 REST_LIMIT_S: Final = SANDBOX_S + 60.0
-WAYS: Final[tuple[Way, ...]] = ("http",)
+WAYS: Final[tuple[Way, ...]] = ("http", "ray")
 KINDS: Final[tuple[str, ...]] = ("trajectory",)
 COMPONENTS: Final[tuple[Component, ...]] = tuple(plan.WEIGHTS)
 
@@ -112,7 +112,7 @@ def at_rest(record: cli_state.PoolRecord, journal: Journal) -> None:
 
     def ask(path: str) -> object:
         answer = httpx.get(f"{record.url}{path}", headers={"X-API-KEY": record.api_key}, timeout=30, trust_env=False)
-        return answer.json() if answer.is_success else {404: None}.get(answer.status_code, answer.status_code)
+        return answer.json() if answer.is_success else answer.status_code
 
     def look() -> dict[str, object]:
         return {path: ask(path) for path in ("/raybox/status", "/v2/sandboxes", "/raybox/leases")}

@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from raybox_actors.config import PoolConfig, manager_name
 from raybox_actors.errors import InternalError
-from raybox_cluster.pool.calls import answer_sync, find
+from raybox_cluster.pool.calls import answer_sync, find, names
 
 #: What the pool manager alone reads of a PoolConfig. Its state is soft, so that another manager, told otherwise, takes
 #: over whatever runs; all other fields are in the sandboxes and their actors already.
@@ -51,13 +51,22 @@ def running_config(name: str) -> PoolConfig | None:
         time.sleep(RETRY_PAUSE_S)
 
 
-def end_manager(config: PoolConfig) -> None:
-    """End the pool's manager and nothing else; return when its name is free for the next. Idempotent. Blocks."""
+def end_manager(config: PoolConfig, *, and_fronts: bool) -> None:
+    """End the pool's manager, and what callers over Ray reach it through, but no sandbox; return when their names are
+    free for the next. Idempotent. Blocks."""
     deadline_s = time.monotonic() + ANSWER_LIMIT_S
-    while time.monotonic() < deadline_s:
-        try:
-            ray.kill(find(manager_name(config)))
-        except ValueError:
-            return
+    fronts = [name for name in names(config) if name.startswith(f"{config.name}-front-")]
+    ending = {manager_name(config), *(fronts if and_fronts else ())}
+    while ending := {name for name in ending if _kill(name)}:
+        if time.monotonic() > deadline_s:
+            raise InternalError(f"these actors do not end: {', '.join(sorted(ending))}")
         time.sleep(RETRY_PAUSE_S)
-    raise InternalError(f"the manager of pool {config.name} does not end")
+
+
+def _kill(name: str) -> bool:
+    """Whether it was there."""
+    try:
+        ray.kill(find(name))
+    except ValueError:
+        return False
+    return True
