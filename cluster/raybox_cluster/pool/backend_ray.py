@@ -30,6 +30,8 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
     LeaseOwner,
     LogEntry,
     PoolCapacity,
@@ -38,7 +40,7 @@ from raybox_actors.values import (
     ResourceUsage,
     SandboxInfo,
 )
-from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
+from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find, timed
 from raybox_cluster.pool.hints import WarmHints
 
 #: How long a call waits for a manager that is being restarted, beyond what the call itself may take.
@@ -159,6 +161,9 @@ class RayBackend:
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         return cast(EventBatch, await self._call("poll", sandbox_id, execution_id, after_seq, wait_s))
 
+    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        return cast(ItemOutcome, await self._call("run_item", sandbox_id, item))
+
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
         await self._call("interrupt", sandbox_id, execution_id)
 
@@ -252,12 +257,7 @@ class RayBackend:
             else:
                 ready_at_s = time.monotonic()
                 self._tell_manager("claimed", info)
-                timings = {
-                    "queued": 1000 * (chosen_at_s - asked_at_s),
-                    "claimed": 1000 * (ready_at_s - chosen_at_s),
-                    "ready": 1000 * (ready_at_s - asked_at_s),
-                }
-                return replace(info, timings_ms={**info.timings_ms, **timings})
+                return timed(info, asked_at_s, chosen_at_s, ready_at_s)
         return None
 
     async def _look(self, limit: int) -> list[str] | None:
