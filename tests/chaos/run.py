@@ -35,7 +35,7 @@ UP_LIMIT_S: Final = 170.0
 #: Deadlines of sandboxes that nobody has any more, and of a pool that mends itself.
 REST_LIMIT_S: Final = SANDBOX_S + 60.0
 WAYS: Final[tuple[Way, ...]] = ("http", "ray")
-KINDS: Final[tuple[str, ...]] = ("trajectory", "gang")
+KINDS: Final[tuple[str, ...]] = ("trajectory", "batch", "gang")
 COMPONENTS: Final[tuple[Component, ...]] = tuple(plan.WEIGHTS)
 
 
