@@ -299,7 +299,7 @@ def control_stream(
 ) -> Request:
     """A POST whose body and answer are lines of JSON, both for as long as they go on."""
     request = _control(config, operation, "POST", path, extra=(("Content-Type", "application/x-ndjson"),))
-    return request._replace(body=body, total_s=None, idle_s=idle_s, retries=0, connect_retries=0)
+    return request._replace(body=body, total_s=None, idle_s=idle_s, retries=0)
 
 
 # --- data plane ------------------------------------------------------------------------------------------------------
