@@ -10,13 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from raybox_cluster import cli_processes, cli_state
 from raybox_cluster.cli_processes import Process
-from raybox_cluster.config import default_run_dir
 
 UP_LIMIT_S = 170
 
@@ -90,7 +88,6 @@ def stop_pool(pool: RunningPool) -> None:
     assert done.returncode == 0, done.stderr
     assert not left, f"left running: {left}"
     assert cli_state.read(pool.name) is None
-    assert not Path(default_run_dir(), pool.name).exists()
 
 
 @pytest.fixture(scope="session")
