@@ -153,6 +153,21 @@ def running(actor: Any, sandbox_id: str, code: str) -> Cell:
     return cell
 
 
+def test_a_claim_is_answered_when_the_walls_stand_and_cells_wait_for_the_kernel(pool: Pool, actor: Any) -> None:
+    zygote = pool.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)
+    try:
+        info = ray.get(actor.claim.remote(CreateRequest()), timeout=15)
+        cell = actor.execute.remote(info.sandbox_id, ExecuteRequest("early", "1 + 1"))
+        assert ray.wait([cell], timeout=0.2)[0] == []
+    finally:
+        os.kill(zygote, signal.SIGCONT)
+    early = Cell("early")
+    early.take(ray.get(cell, timeout=30))
+    assert finish(actor, info.sandbox_id, early).result == "2"
+    ray.get(actor.kill.remote(info.sandbox_id))
+
+
 def test_an_interrupt_arrives_in_a_real_actor(actor: Any, claimed: SandboxInfo) -> None:
     """SIGINT is blocked in every Ray worker and inherited by children; a kernel must not inherit it."""
     cell = running(actor, claimed.sandbox_id, f"x = 1\n{SLEEP}")
