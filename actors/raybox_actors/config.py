@@ -44,6 +44,7 @@ class PoolConfig:
     network: str = "none"  #: "egress": sandboxes reach the internet unless they are created without it
     network_denied_cidrs: tuple[str, ...] = DEFAULT_DENIED  #: that none of them reaches, beside rules.NEVER
     network_dns: tuple[str, ...] = ()  #: name servers that are asked for them; empty: each node's own
+    run_code_access: str = "key"  #: "open": POST /run_code needs no API key
     kernel: str = "raybox"  #: which Python kernel: our transport, or "ipykernel" for the stock one
     warm_languages: tuple[str, ...] = ()  #: besides Python: warm sandboxes have kernels of these parked, too
     require: Require = "standard"  #: "strict": nodes that lack any mechanism of isolation get no sandboxes

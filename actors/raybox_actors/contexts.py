@@ -39,6 +39,7 @@ class Context:
     sandbox_ends: waits so many seconds at most, and tells whether the whole sandbox has ended by then. Kernels end a
     moment before it, and their executions must not be told that they are to blame.
     oom_kills: how many processes of the sandbox the system has killed for want of memory so far.
+    replaces_kernels: have a fresh one as soon as one is lost; else with the next cell.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class Context:
         policy: TimeoutPolicy,
         sandbox_ends: Callable[[float], Awaitable[bool]] | None = None,
         oom_kills: Callable[[], int] = lambda: 0,
+        replaces_kernels: bool = True,
     ) -> None:
         self.info = info
         self._make_kernel, self._policy = make_kernel, policy
         self._sandbox_ends, self._oom_kills = sandbox_ends, oom_kills
+        self._replaces_kernels = replaces_kernels
         self._oom_kills_before = 0  #: `current` began
         self._kernel: Kernel | None = None
         #: Of executions: whoever has it has the kernel to itself. First come, first served.
@@ -229,6 +232,8 @@ class Context:
             return True
         self._kernel = None
         await kernel.stop()
+        if not self._replaces_kernels:
+            return False
         try:
             await self.start()
         except KernelFailed:

@@ -15,7 +15,7 @@ from pathlib import Path
 from raybox_actors.isolation.policy import SKELETONS
 
 #: What a node agent itself has there.
-OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.log"})
+OWN_FILES = frozenset({*SKELETONS.values(), "zygote.sock", "zygote.sock.lean", "zygote.log"})
 
 
 class NodeFolder:

@@ -64,6 +64,8 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
     Lease,
     LogEntry,
     ResourceUsage,
@@ -323,6 +325,11 @@ class SandboxActor:
         if not batch.done:
             self._watch_busy()
         return batch
+
+    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        """Session.run_item of the current sandbox: one call for the item and for its traces' end."""
+        self._watch_busy()
+        return await self._running(sandbox_id).run_item(item)
 
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         return await self._running(sandbox_id).poll(execution_id, after_seq, wait_s)

@@ -23,9 +23,10 @@ from raybox_actors.config import LanguageKernel
 from raybox_actors.contexts import LAST_MOMENTS_S, Context, TimeoutPolicy
 from raybox_actors.errors import BadRequest, Cause, InternalError, LimitReached, NotFound, RayboxError
 from raybox_actors.executions import Execution, ExecutionLog, OutputLimits
-from raybox_actors.isolation.cgroup import Cgroup, CgroupLimits, Hierarchy, create_cgroup
+from raybox_actors.isolation.cgroup import Cgroup, Hierarchy, cgroup_limits, create_cgroup
 from raybox_actors.isolation.policy import HOME, Limits, WallsPolicy, base_environment
 from raybox_actors.isolation.walls import Walls, bwrap_arguments, start_walls
+from raybox_actors.items import Surroundings, run_item
 from raybox_actors.kernels.base import Kernel, KernelFailed
 from raybox_actors.kernels.forked import ForkedKernel
 from raybox_actors.kernels.identity import Identity
@@ -36,7 +37,7 @@ from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
 from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
 from raybox_actors.network.egress import Egress, EgressHost
 from raybox_actors.network.rules import NetworkRequest
-from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ResourceUsage
+from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ItemOutcome, ItemRequest, ResourceUsage
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -95,6 +96,7 @@ class Session:
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
+        self._item_turn = asyncio.Lock()
         self._egress: Egress | None = None
         self._log = ExecutionLog()
         self._starting = 0  #: contexts that are being created
@@ -240,7 +242,7 @@ class Session:
         self._meter.limits = limits
         try:
             if self._cgroup is not None:
-                self._cgroup.apply(CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max))
+                self._cgroup.apply(cgroup_limits(limits))
         except OSError as error:
             raise InternalError(f"the sandbox's limits could not be set: {error}") from error
         if limits.disk_mib != before.disk_mib:
@@ -325,6 +327,20 @@ class Session:
             error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
             self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
+    async def run_item(self, item: ItemRequest) -> ItemOutcome:
+        """Run an item of a batch (items.run_item). The first one makes the sandbox one of items: its contexts end.
+
+        Raises LimitReached (one is running), BadRequest, InternalError, or what `close` was given. Cancellation leaves
+        the sandbox fit for nothing but its end.
+        """
+        if self._item_turn.locked():
+            raise LimitReached("the sandbox runs an item already; it takes one at a time")
+        async with self._item_turn:
+            for context_id in list(self._contexts):
+                await self.remove_context(context_id)
+            around = Surroundings(self._place, self.options.languages, self._ends, self._oom_kills)
+            return await self._owned(run_item(item, around))
+
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was, ExecutionForgotten for one that is no longer held, and
         BadRequest for an `after_seq` beyond its next event."""
@@ -343,7 +359,7 @@ class Session:
 
     @property
     def executions_running(self) -> int:
-        return len(self._log.running())
+        return len(self._log.running()) + self._item_turn.locked()
 
     # ---- contexts ----
 
@@ -515,8 +531,7 @@ def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
     epoch = rest.rpartition(":")[2] or "0"
     limits = options.policy.limits
     try:
-        bounds = CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max)
-        return [create_cgroup(options.cgroups, pool, f"{options.slot}-{epoch}-{os.getpid()}", bounds)]
+        return [create_cgroup(options.cgroups, pool, f"{options.slot}-{epoch}-{os.getpid()}", cgroup_limits(limits))]
     except OSError as error:
         raise InternalError(f"the sandbox's cgroup could not be made: {error}") from error
 

@@ -176,6 +176,47 @@ class EventBatch:
     done: bool
 
 
+#: How an item is run: as a cell of a fresh kernel, or as a program of a fresh interpreter.
+ItemKind = Literal["cell", "program"]
+#: `error`: the code raised, or its program ended with another status than 0.
+ItemStatus = Literal["ok", "error", "timeout", "oom"]
+
+#: Of one item: text and results together; the rest is cut, counted and marked.
+ITEM_OUTPUT_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRequest:
+    """One piece of code that is to be run by itself, so that nothing of it is left (Session.run_item).
+
+    language: None means python. files: by their names relative to the working folder. stdin and files are for programs.
+    fetch: names of files that the program leaves and that are wanted.
+    """
+
+    execution_id: str
+    code: str
+    kind: ItemKind = "cell"
+    language: str | None = None
+    stdin: bytes = b""
+    files: dict[str, bytes] = field(default_factory=dict)
+    env_vars: dict[str, str] = field(default_factory=dict)
+    fetch: tuple[str, ...] = ()
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome:
+    """What came of an item. `lines`: its events, as of an execution. exit_code: of a program that ended by itself;
+    negative: the signal that ended it. clean: the sandbox is as it was before, and can take another item."""
+
+    status: ItemStatus
+    lines: bytes
+    duration_s: float
+    clean: bool
+    exit_code: int | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
 #: State of a slot (one sandbox actor), as its lifecycle machine names it.
 SlotState = Literal["idle", "preparing", "warm", "starting", "running", "paused", "destroying", "stopped"]
 

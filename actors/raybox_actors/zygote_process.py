@@ -12,6 +12,7 @@ from pathlib import Path
 from raybox_actors.errors import InternalError
 from raybox_actors.isolation.policy import base_environment
 from raybox_actors.isolation.walls import open_filter, readable
+from raybox_actors.kernels.zygote_client import lean_address
 
 GUEST = Path(__file__).parent / "guest"
 #: What a first cell of the default template touches. An import that is missing in the template is left out there.
@@ -51,8 +52,9 @@ class ZygoteProcess:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        with contextlib.suppress(FileNotFoundError):
-            Path(self.address).unlink()
+        for address in (self.address, lean_address(self.address)):
+            with contextlib.suppress(FileNotFoundError):
+                Path(address).unlink()
 
 
 def spawn_zygote(python: str, address: str, log: Path, imports: tuple[str, ...] = IMPORTS) -> ZygoteProcess:
@@ -64,7 +66,17 @@ def spawn_zygote(python: str, address: str, log: Path, imports: tuple[str, ...] 
     prefix = str(Path(python).parent.parent)
     environment = {**base_environment(prefix), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     program = open_filter()
-    command = [python, "-I", "-Xfrozen_modules=off", str(GUEST), address, str(os.getpid()), str(program), *imports]
+    command = [
+        python,
+        "-I",
+        "-Xfrozen_modules=off",
+        str(GUEST),
+        address,
+        lean_address(address),
+        str(os.getpid()),
+        str(program),
+        *imports,
+    ]
     with log.open("ab") as errors, os.fdopen(program, "rb"):
         process = subprocess.Popen(
             command,

@@ -295,6 +295,12 @@ class UpOptions:
     max_admission_wait_s: float = _option(
         600.0, _seconds(0, 3_600), "The longest wait that a create may ask for by itself.", "SECONDS"
     )
+    run_code_access: str = _option(
+        "key",
+        _one_of("key", "open"),
+        "Who may POST /run_code: holders of an API key, or with `open` whoever reaches the port.",
+        "WHO",
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -361,6 +367,7 @@ class UpOptions:
             max_admission_wait_s=self.max_admission_wait_s,
             default_timeout_s=self.default_timeout_s,
             max_timeout_s=self.max_timeout_s,
+            run_code_access=self.run_code_access,
         )
 
 

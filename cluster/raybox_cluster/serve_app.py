@@ -113,6 +113,7 @@ class Gateway:
             ApiKeys(keys),
             max_timeout_s=config.max_timeout_s,
             max_wait_s=config.max_admission_wait_s,
+            open_run_code=config.run_code_access == "open",
         )
         self.serving: asyncio.Task[None] | None = None
         if listener is not None:

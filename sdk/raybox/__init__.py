@@ -11,6 +11,7 @@ process of the pool's Ray cluster neither is needed. `connect` gives the pool it
 
 from types import FunctionType as _FunctionType
 
+from ._batch import ExecItem, ItemResult
 from ._command_handle_async import AsyncCommandHandle
 from ._command_handle_sync import CommandHandle
 from ._command_input_async import AsyncCommandInputHandle
@@ -104,6 +105,7 @@ __all__ = [
     "Context",
     "CreateParams",
     "EntryInfo",
+    "ExecItem",
     "Execution",
     "ExecutionError",
     "FileNotFoundException",
@@ -120,6 +122,7 @@ __all__ = [
     "GitStatus",
     "GitUpstreamException",
     "InvalidArgumentException",
+    "ItemResult",
     "LimitException",
     "Logs",
     "MIMEType",

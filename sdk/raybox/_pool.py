@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from . import _requests
+from ._batch import BatchOptions, options_line
 from ._config import DEFAULT_TEMPLATE, ApiParams, ConnectionConfig
 from ._requests import Request
 
@@ -45,6 +46,14 @@ class PoolBase:
         options, wanted = split(params)
         config = self._config.with_options(options)
         return config, _requests.create(config, template or DEFAULT_TEMPLATE, **wanted)
+
+    def _batch(
+        self, template: str | None, options: BatchOptions, params: CreateParams
+    ) -> tuple[ConnectionConfig, bytes]:
+        """What a batch uses, and its first line."""
+        call, wanted = split(params)
+        config = self._config.with_options(call)
+        return config, options_line(config, template, options, wanted)
 
     def _create_many(
         self, n: int, deadline_s: float, template: str | None, params: CreateParams

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import logging
+from collections.abc import AsyncIterator, Mapping
 from typing import Unpack
 
-from . import _requests, _responses, _transport
+from . import _batch_async, _requests, _responses, _transport
+from ._batch import AsyncItems, BatchOptions, ItemKind, ItemResult
 from ._config import ApiParams
 from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
 from ._pool import CreateParams, PoolBase, resolve
@@ -84,3 +86,42 @@ class AsyncPool(PoolBase):
         """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
         request = _requests.kill(self._config.with_options(opts), sandbox_id)
         return (await _transport.send_async(request, _GONE)).status != 404
+
+    def exec_many(
+        self,
+        items: AsyncItems,
+        *,
+        max_in_flight: int | None = None,
+        deadline_s: float | None = None,
+        language: str | None = None,
+        kind: ItemKind = "cell",
+        timeout_s: float | None = None,
+        fresh: bool = False,
+        env_vars: Mapping[str, str] | None = None,
+        template: str | None = None,
+        **params: Unpack[CreateParams],
+    ) -> AsyncIterator[ItemResult]:
+        """Run many pieces of code, each by itself; gives what became of each, as they are done.
+
+        items: `str` or `ExecItem`, from any iterable, endless ones too: it is read no further ahead than they can be
+        begun. Each runs in a fresh interpreter with files of its own, of which the next item sees nothing, on sandboxes
+        that the batch has for itself and that take one item after the other; fresh: a sandbox for each item.
+        max_in_flight: how many run at once (None: half of the pool); fewer sandboxes are enough. timeout_s: of each
+        item (60 s). deadline_s: of all of it; what is not done by then is told as `deadline`. kind, language, env_vars:
+        of items that do not say it themselves. template and params: as for `create`.
+
+        Every item gives one result. What fails for no fault of its code runs again on another sandbox, three times in
+        all, and is then told as `infrastructure`, with should_mask_sample. Closing the iterator ends what runs. Raises
+        InvalidArgumentException, what reading items raises, and the errors of requests; before that, items on their way
+        are told as `infrastructure` if the pool broke off.
+        """
+        options: BatchOptions = {
+            "max_in_flight": max_in_flight,
+            "deadline_s": deadline_s,
+            "language": language,
+            "kind": kind,
+            "timeout_s": timeout_s,
+            "fresh": fresh,
+            "env_vars": env_vars,
+        }
+        return _batch_async.exec_many(*self._batch(template, options, params), items)

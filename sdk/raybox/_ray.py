@@ -6,6 +6,7 @@ Only this file knows Ray, and it is only imported with the first such request: R
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from ._ray_execution import DIRECT, DirectAnswer
 from ._ray_session import Session
 from ._ray_wire import NAMESPACE, ActorDied, Ask, CallFailed, Find, Names, Next, NoActor, Pause, Steps, Wait
 from ._requests import Request
+from ._responses import TransportFailure
 
 T = TypeVar("T")
 Value = TypeVar("Value")
@@ -238,3 +240,48 @@ async def open_stream_async(request: Request) -> AsyncStream:
     if not answer.open_ended:
         _ray_pulse.forget(answer)
     return AsyncStream(answer.session, answer)
+
+
+class DuplexStream(AsyncStream):
+    """One answer while it arrives, and the body that is sent meanwhile."""
+
+    def __init__(self, session: Session, answer: FrontAnswer, feeding: asyncio.Task[None]) -> None:
+        super().__init__(session, answer)
+        self._feeding = feeding
+
+    async def close(self) -> None:
+        """End it wherever it is. May be repeated."""
+        self._feeding.cancel()
+        await asyncio.wait({self._feeding})
+        await super().close()
+
+
+async def open_duplex(request: Request) -> DuplexStream:
+    """Send a request with an asynchronous body; gives its answer once that has begun. Raises TransportFailure."""
+    session = _current_session()
+    answer = FrontAnswer(session, request, feeds_apart=True)
+    _ray_pulse.watch(answer)
+    feeding: asyncio.Task[None] | None = None
+    try:
+        await _run_async(session, answer.open())
+        feeding = asyncio.create_task(_feed(session, answer))
+        try:
+            await _run_async(session, answer.head())
+        except TimeoutError as error:
+            raise TransportFailure("head_timeout") from error
+        except (ActorDied, CallFailed) as error:
+            raise TransportFailure("broken", str(error)) from error
+    except BaseException:
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+        _ray_pulse.forget(answer)
+        answer.leave()
+        raise
+    return DuplexStream(session, answer, feeding)
+
+
+async def _feed(session: Session, answer: FrontAnswer) -> None:
+    """What goes wrong with the front is seen by who reads."""
+    with contextlib.suppress(TimeoutError, ActorDied, CallFailed):
+        await _run_async(session, answer.feed())

@@ -36,7 +36,8 @@ FINISH_S = 1.0
 class FrontAnswer:
     """The answer to one request while it arrives. Use: `open`, then `read` to the end or `leave`."""
 
-    def __init__(self, session: Session, request: Request) -> None:
+    def __init__(self, session: Session, request: Request, feeds_apart: bool = False) -> None:
+        """feeds_apart: `open` only begins it; then `feed` and `head` go on at the same time."""
         self.status = 0
         self.headers: Mapping[str, str] = {}
         own_headers(request.headers)  # refuses what no header can hold
@@ -44,7 +45,7 @@ class FrontAnswer:
             # A front that dies in the middle may have made the sandbox; asked again, the next one finds it.
             key = ("Idempotency-Key", f"raybox-{uuid.uuid4().hex}")
             request = request._replace(headers=(*request.headers, key))
-        self.session, self._request = session, request
+        self.session, self._request, self._feeds_apart = session, request, feeds_apart
         self._limits = Limits(request)
         self._exchange_id = ""
         self._front: Any = None
@@ -131,14 +132,20 @@ class FrontAnswer:
             WAIT_S if whole else 0.0,
         )
         self._take((yield Wait(call, self._limits.head_s())))
+        if self._feeds_apart:
+            return
         if not whole:
-            yield from self._feed()
+            yield from self.feed()
+        yield from self.head()
+
+    def head(self) -> Steps[None]:
+        """Until the answer begins. Raises TransportFailure, TimeoutError, ActorDied, CallFailed."""
         while self.status == 0:
             self._check()
             yield from self._more(self._limits.head_s())
 
-    def _feed(self) -> Steps[None]:
-        """The body, as far as it is wanted."""
+    def feed(self) -> Steps[None]:
+        """The body, as far as it is wanted. Raises TimeoutError, ActorDied, CallFailed."""
         pieces = pieces_of(self._request.body)
         while (piece := (yield Next(pieces))) is not None:
             for part in cut(piece):

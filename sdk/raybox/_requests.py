@@ -38,6 +38,7 @@ Operation = Literal[
     "execute",
     "attach_execution",
     "interrupt_execution",
+    "exec_many",
     "create_context",
     "list_contexts",
     "restart_context",
@@ -282,6 +283,14 @@ def _control(
         proxy=config.proxy,
         logger=config.logger,
     )
+
+
+def control_stream(
+    config: ConnectionConfig, operation: Operation, path: str, body: AsyncIterable[bytes], idle_s: float
+) -> Request:
+    """A POST whose body and answer are lines of JSON, both for as long as they go on."""
+    request = _control(config, operation, "POST", path, extra=(("Content-Type", "application/x-ndjson"),))
+    return request._replace(body=body, total_s=None, idle_s=idle_s, retries=0, connect_retries=0)
 
 
 # --- data plane ------------------------------------------------------------------------------------------------------

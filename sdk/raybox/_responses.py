@@ -52,6 +52,7 @@ CONTROL_PLANE = frozenset(
         "get_metrics",
         "update_network",
         "create_many",
+        "exec_many",
         "capacity",
     }
 )

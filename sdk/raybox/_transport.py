@@ -107,6 +107,19 @@ async def open_stream_async(request: Request) -> AsyncStream:
         attempt, rest = attempt + 1, _rest_of(request, started_s)
 
 
+async def open_duplex(request: Request) -> AsyncStream:
+    """Send a request with an asynchronous body; gives its answer once that has begun, while the body is still being
+    sent. Raises TransportFailure."""
+    if request.url.startswith(RAY_SCHEME):
+        _require_ray()
+        from . import _ray
+
+        return await _ray.open_duplex(request)
+    from . import _duplex
+
+    return await _duplex.open_duplex(request)
+
+
 def _open_by_http(request: Request) -> Stream:
     from . import _http
 

@@ -13,7 +13,8 @@ import pytest
 from raybox_actors.isolation.orphans import find_orphans, has_children_besides, reap_sandboxed, sweep, wall_marks
 from raybox_actors.isolation.walls import MARK, Walls, build_walls, bwrap_arguments
 from raybox_actors.session import SessionOptions
-from tests.actors.driving import state_of
+from raybox_actors.zygote_process import ZygoteProcess
+from tests.actors.driving import children_of, state_of
 from tests.support.wait import wait_until
 
 PREFIX = f"orphans{os.getpid()}:"
@@ -64,6 +65,13 @@ def test_walls_and_zygotes_without_a_parent_are_swept_and_nothing_else() -> None
     finally:
         for pid in (*others, own, *(pid for pid in orphans if state_of(pid) == "S")):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_the_zygote_beside_a_zygote_is_no_orphan(zygote: ZygoteProcess) -> None:
+    """It has the same command line; swept, it would take the other one and all programs that run with it."""
+    (beside,) = children_of(zygote.pid)
+    assert find_orphans(PREFIX, zygote.address, zygote.pid) == []
+    assert {orphan.pid for orphan in find_orphans(PREFIX, zygote.address, None)} == {zygote.pid, beside}
 
 
 def test_only_dead_processes_of_sandboxes_are_reaped() -> None:

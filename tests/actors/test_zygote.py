@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ async def test_kernels_survive_its_death_and_new_ones_wait_for_the_next(
     creating = asyncio.create_task(driver.session.create_context(None, None))
     second = mortal()
     await asyncio.to_thread(second.wait_until_ready)
+    helpers = children_of(second.pid)
     assert second.address == first.address
     context = await creating
     assert (await driver.run("1 + 1", context_id=context.context_id)).result == "2"
@@ -55,7 +57,20 @@ async def test_kernels_survive_its_death_and_new_ones_wait_for_the_next(
     assert (await driver.run("1 + 1")).result == "2"
     async with asyncio.timeout(8):
         await driver.session.close()
-    await eventually(lambda: not children_of(second.pid))
+    await eventually(lambda: children_of(second.pid) == helpers)
+
+
+async def test_the_two_zygotes_of_a_template_die_together(mortal: Callable[[], ZygoteProcess]) -> None:
+    first = mortal()
+    await asyncio.to_thread(first.wait_until_ready)
+    (lean,) = children_of(first.pid)
+    os.kill(lean, signal.SIGKILL)
+    assert await asyncio.to_thread(first.process.wait, 5) != 0
+    second = mortal()
+    await asyncio.to_thread(second.wait_until_ready)
+    (lean,) = children_of(second.pid)
+    second.stop()
+    await eventually(lambda: state_of(lean) in ("Z", "X", ""))
 
 
 async def test_a_kernel_that_outlived_its_zygote_can_die(

@@ -1,8 +1,9 @@
 """The zygote: one process per template version and node, from which the kernels of sandboxes are forked.
 
-It imports and warms what a first cell touches, once, and then forks on request. It is never a Ray process, has one
-thread, and holds no secret. Each request comes on its own connection and is answered with the child's pid in the
-zygote's pid namespace; when the child ends, its exit status follows on the same connection.
+It imports and warms what a first cell touches, once, and then forks on request (warm.py); beside it is one that has
+imported next to nothing, for what needs no more (lean.py). It is never a Ray process, has one thread, and holds no
+secret. Each request comes on its own connection and is answered with the child's pid in the zygote's pid namespace;
+when the child ends, its exit status follows on the same connection.
 
 Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
 pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
@@ -12,10 +13,13 @@ its control socket, its listening socket and a log in these places. `{"op": "res
 of the sandbox's files, and ends with its stdin. Answers: `{"pid": n}` or `{"error": text}`,
 later `{"status": n}`, n as of os.waitstatus_to_exitcode.
 
-After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With `has_gate`
-one more follows: the child waits until a byte can be read from it, so that it can be forked while its walls are still
-being built; the pid namespace alone must be there. `furnish`: the child makes the sandbox's root file system first
-(filesystem.py says what is in the plan).
+`{"op": "program", ...}` runs a program (program.py), with stdin, stdout, stderr in these places.
+
+After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With
+`has_bundle` comes one with what a program consists of. With `has_gate` one more follows: the child waits until a byte
+can be read from it, so that it can be forked while its walls are still being built; the pid namespace alone must be
+there. `furnish`: the child makes the sandbox's root file system first (filesystem.py says what is in the plan). `view`:
+it has files and System V objects of its own, which end with it and its children (view.py).
 
 `{"op": "namespace", "first_id": n}`, without descriptors, makes a user namespace whose ids are the host's from n on;
 the answer comes with its descriptor.
@@ -24,35 +28,33 @@ the answer comes with its descriptor.
 from __future__ import annotations
 
 import array
-import asyncio
-import atexit
 import contextlib
-import gc
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import tempfile
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import walls
 from agent import run_agent
 from filesystem import Root, resize
-from kernel import Kernel, build_kernel, run_until_end, warm_up
+from program import run_program
 from seccomp import Filter
-from wire import Wire
+from view import take_view
 
 MAX_REQUEST_BYTES = 256 * 1024
 MAX_DESCRIPTORS = 16
+#: Where a program finds what it consists of: see `place_descriptors`.
+BUNDLE = 104
 
 
-def main(address: str, parent: int, program: int, imports: list[str]) -> None:
-    """Warm up, listen at `address`, write "ready" to stdout, and serve until the parent dies."""
+def settle(parent: int, program: int) -> Filter:
+    """What every zygote does first: be nobody's heir, and die with its parent. Gives the sandboxes' filter."""
     with open(program, "rb") as file:
         calls = Filter(file.read())
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -64,19 +66,17 @@ def main(address: str, parent: int, program: int, imports: list[str]) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("0")
-    private = tempfile.mkdtemp(prefix="raybox-zygote-")
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
-    # The environment is what a sandbox starts with, but for folders that warming up writes to.
-    os.environ |= {"MPLCONFIGDIR": private, "IPYTHONDIR": private}
-    wire = Wire()
-    kernel = build_kernel(wire)
-    asyncio.run(warm_up(kernel, imports))
-    os.environ.pop("MPLCONFIGDIR"), os.environ.pop("IPYTHONDIR")
-    shutil.rmtree(private, ignore_errors=True)
-    gc.collect()
-    gc.freeze()
-    walls.join_pages()
-    Zygote(address, kernel, wire, calls).run()
+    return calls
+
+
+class Interpreter(Protocol):
+    """What a zygote makes of a child in its own image: warm.py has a notebook's kernel, lean.py only programs."""
+
+    def become_kernel(self, _wire_fd: int, _pipes: tuple[int, int], /) -> None: ...
+
+    def become_plain(self) -> None:
+        """Be as an interpreter that has just been started."""
+        ...
 
 
 @dataclass(slots=True)
@@ -92,8 +92,9 @@ class Birth:
 class Zygote:
     """Never waits for anybody: a client that says nothing, or a child that waits for its walls, holds up no other."""
 
-    def __init__(self, address: str, kernel: Kernel, wire: Wire, calls: Filter) -> None:
-        self.kernel, self.wire, self.calls = kernel, wire, calls
+    def __init__(self, address: str, calls: Filter, interpreter: Interpreter, helper: int = 0) -> None:
+        """helper: pid of a child without which this one is of no use, and which is of no use without it."""
+        self.calls, self.interpreter, self.helper = calls, interpreter, helper
         self.own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
@@ -113,11 +114,19 @@ class Zygote:
         self.selector.register(self.wake_reader, selectors.EVENT_READ, self.wake)
 
     def run(self) -> None:
-        os.write(1, b"ready\n")
+        """Never returns."""
         while True:
             for key, _ in self.selector.select():
                 key.data()
             self.reap()
+
+    def close(self) -> None:
+        """Forget it: a fork serves in its stead."""
+        signal.set_wakeup_fd(-1)
+        self.selector.close()
+        self.listener.close()
+        for fd in (self.own_pid_namespace, self.wake_reader, self.wake_writer):
+            os.close(fd)
 
     def accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -137,6 +146,8 @@ class Zygote:
                 return
             if not pid:
                 return
+            if pid == self.helper:
+                os._exit(1)  # whoever started us starts both anew
             code = os.waitstatus_to_exitcode(status)
             if birth := self.births.get(pid):
                 birth.ended = code
@@ -172,13 +183,14 @@ class Zygote:
         """Fork a child that enters the walls by itself."""
         pidfd, stdin, stdout, stderr, user_namespace, *more = fds
         gate = more.pop() if request.get("has_gate") else None
+        bundle = more.pop() if request.get("has_bundle") else None
         if len(more) != request.get("joins", 0):
             raise ValueError(f"{len(more)} entrances of cgroups instead of {request.get('joins', 0)}")
         told, tell = os.pipe2(os.O_CLOEXEC)
         try:
             pid = walls.fork_into(pidfd, self.own_pid_namespace)
             if not pid:
-                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, more, gate, tell)
+                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, more, gate, tell, bundle)
             return Birth(pid, connection, told)
         except BaseException:
             os.close(told)
@@ -212,6 +224,7 @@ class Zygote:
         joins: list[int],
         gate: int | None,
         tell: int,
+        bundle: int | None,
     ) -> None:
         """In the child: enter, give up privileges, become the kernel or the program. Never returns."""
         code = 1
@@ -228,6 +241,8 @@ class Zygote:
             walls.setns(pidfd, walls.SHARED_NAMESPACES)
             if root is not None:
                 root.furnish()
+            if request.get("view"):
+                take_view(request["view"], int(request["first_id"]))
             if request["op"] == "resize":
                 resize("/", {"size": str(int(request["size_bytes"]))})
                 os.close(tell)
@@ -246,7 +261,7 @@ class Zygote:
             os.environ.update(request["env"])
             os.chdir(request["cwd"])
             # Nothing of the zygote stays open but the words' pipe, which closes by itself when all went well.
-            keep = self.place_descriptors(stdio, tell)
+            keep = self.place_descriptors(stdio, tell, bundle)
             if not is_agent:  # nobody in the sandbox may look into its memory
                 walls.be_seen()
             if request["op"] == "exec":
@@ -254,11 +269,14 @@ class Zygote:
                 write_files(request.get("files", {}))
                 os.execve(request["argv"][0], request["argv"], request["env"])
             wire, pipes = keep
+            if request["op"] == "program":
+                os.closerange(100, 104)  # with the words' pipe: from here on, what goes wrong is the program's
+                run_program(request, BUNDLE, self.interpreter.become_plain)
             os.close(wire[1])
             if is_agent:
                 run_agent(wire[0], pipes[0], request["variables"], int(request["program_nice"]))
             else:
-                self.become_kernel(wire[0], pipes)
+                self.interpreter.become_kernel(wire[0], pipes)
             code = 0
         except BaseException as error:
             with contextlib.suppress(OSError):
@@ -268,27 +286,17 @@ class Zygote:
         os._exit(code)
 
     @staticmethod
-    def place_descriptors(stdio: tuple[int, int, int], tell: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    def place_descriptors(
+        stdio: tuple[int, int, int], tell: int, bundle: int | None = None
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
         """0, 1 and 2 for the program; for a kernel, wire and private copies of the pipes above; the rest closed."""
-        high = [os.dup2(fd, 100 + index, inheritable=False) for index, fd in enumerate((*stdio, tell))]
+        passed = (*stdio, tell) if bundle is None else (*stdio, tell, bundle)
+        high = [os.dup2(fd, 100 + index, inheritable=False) for index, fd in enumerate(passed)]
         for index in range(3):
             os.dup2(high[index], index, inheritable=True)
         os.closerange(3, 100)
-        os.closerange(104, 65_536)
+        os.closerange(100 + len(high), 65_536)
         return (100, 103), (101, 102)
-
-    def become_kernel(self, wire_fd: int, pipes: tuple[int, int]) -> None:
-        null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        sock = socket.socket(fileno=wire_fd)
-        self.wire.attach(sock, pipes)
-        os.register_at_fork(after_in_child=self.wire.detach)
-        refresh_process_state()
-        self.kernel.shell.init_environment()
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in any Python; programs that it starts get the default back
-        run_until_end(self.kernel, sock)
-        atexit._run_exitfuncs()
 
 
 def give_namespace(connection: socket.socket, first_id: int) -> None:

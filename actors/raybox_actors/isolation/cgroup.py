@@ -14,6 +14,8 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raybox_actors.isolation.policy import Limits
+
 CONTROLLERS = ("memory", "cpu", "pids")
 TOP = "raybox"
 CPU_PERIOD_US = 100_000
@@ -28,6 +30,11 @@ class CgroupLimits:
     memory_bytes: int
     cpus: float
     pids_max: int
+
+
+def cgroup_limits(limits: Limits) -> CgroupLimits:
+    """What a sandbox of these limits gets. Pure."""
+    return CgroupLimits(limits.memory_bytes, limits.cpus, limits.pids_max)
 
 
 @dataclass(frozen=True, slots=True)

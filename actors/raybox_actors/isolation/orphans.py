@@ -64,7 +64,7 @@ def find_orphans(mark_prefix: str, zygote_address: str, own_zygote: int | None) 
         if mark.startswith(mark_prefix) and parent_of(pid) not in marks and not is_worker(parent_of(pid))
     ]
     for pid in _pids():
-        if pid != own_zygote:
+        if own_zygote not in (pid, parent_of(pid)):  # it has another one beside it (guest/lean.py)
             words = _command_line(pid)
             # A kernel has its zygote's command line, but is the first of a session inside a pid namespace.
             if zygote_address in words and "-I" in words and _namespace_depth(pid) == 1:

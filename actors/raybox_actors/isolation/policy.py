@@ -192,6 +192,23 @@ def root_plan(policy: WallsPolicy) -> dict[str, Any]:
     }
 
 
+#: Of FOLDERS, what an item of a batch has for itself: all that `user` may write to, and /run with the way to `sudo`.
+VIEW = frozenset((HOME, "/run", "/run/lock", "/tmp", "/var/tmp"))  # noqa: S108
+
+
+def view_plan(policy: WallsPolicy) -> dict[str, Any]:
+    """What guest/view.py is asked to make, as JSON values."""
+    limits = policy.limits
+    return {
+        "size_bytes": limits.disk_mib << 20,
+        "inodes": limits.inodes,
+        "shm_bytes": limits.shm_mib << 20,
+        "shm_inodes": limits.shm_inodes,
+        "folders": [list(folder) for folder in FOLDERS if folder[0] in VIEW],
+        "read_only": ["/", *(target for _, target in policy.layers)],
+    }
+
+
 def first_host_id(slot: int) -> int:
     """First of the slot's host ids. Slots of one node never overlap within MAX_SLOTS_PER_NODE consecutive numbers."""
     return FIRST_HOST_ID + (slot % MAX_SLOTS_PER_NODE) * IDS_PER_SANDBOX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from raybox_actors.config import LanguageKernel
 from raybox_actors.errors import BadRequest
@@ -51,14 +52,49 @@ def kernel_maker(
     name = kernel_language(language)
     found = installed.get(name)
     if found is None:
-        raise BadRequest(
-            f"{language} is not installed on this sandbox's node: run `python -m raybox_template languages {name}` "
-            "there, and start the pool again"
-        )
+        raise _not_installed(language)
     if found.protocol == "frames":
         return lambda: ProgramKernel(place, cwd, found.command)
     dialect = DIALECTS[name]
     return lambda: StockKernel(place, cwd, list(found.command), dialect)
+
+
+def _not_installed(language: str) -> BadRequest:
+    return BadRequest(
+        f"{language} is not installed on this sandbox's node: run `python -m raybox_template languages "
+        f"{kernel_language(language)}` there, and start the pool again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How a program of one language is started: `argv` (empty: by the zygote, as Python) runs the file `main`."""
+
+    argv: list[str]
+    main: str
+
+
+def program_of(language: str, installed: Mapping[str, LanguageKernel]) -> Program:
+    """Raises BadRequest for one that has no programs, or that this node has no kernel for. Pure."""
+    if language == "python":
+        return Program([], "main.py")
+    if language not in PROGRAMS:
+        raise BadRequest(f"{language} has no programs here, only cells; there are python, {', '.join(PROGRAMS)}")
+    found = installed.get(language)
+    if found is None:
+        raise _not_installed(language)
+    main, options = PROGRAMS[language]
+    interpreter = "/bin/bash" if language == "bash" else found.command[0]
+    return Program([interpreter, *options, main], main)
+
+
+#: Language -> the program's file, and what its interpreter is told before that name.
+PROGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "javascript": ("main.js", ("--v8-pool-size=1", "--experimental-detect-module")),
+    "r": ("main.R", ("--no-echo", "--no-save", "--no-restore", "-f")),
+    "bash": ("main.sh", ()),
+    "java": ("Main.java", ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xmx512m")),
+}
 
 
 def _r_assignments(env: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raybox_actors.isolation.cgroup import Cgroup
-from raybox_actors.isolation.policy import WallsPolicy, root_plan
+from raybox_actors.isolation.policy import WallsPolicy, root_plan, view_plan
 from raybox_actors.isolation.walls import Walls
 from raybox_actors.kernels.identity import Identity
 from raybox_actors.kernels.zygote_client import Child, ZygoteClient
@@ -26,9 +26,12 @@ class Place:
     env: dict[str, str] = field(default_factory=dict)  #: of every process; the sandbox's own variables are added to it
     cgroup: Cgroup | None = None  #: what every process joins before it enters
     variables: dict[str, str] = field(default_factory=dict)  #: the sandbox's own alone
+    private: bool = False  #: every process that enters has a view of the files of its own (guest/view.py)
 
-    async def enter(self, request: dict[str, Any], cwd: str, fds: list[int]) -> Child:
+    async def enter(self, request: dict[str, Any], cwd: str, fds: list[int], bundle: int | None = None) -> Child:
         """Fork a process into the walls; `fds` take the places that `request["op"]` gives them. Raises KernelFailed.
+
+        bundle: a descriptor with what a program consists of.
 
         The first to enter makes the root file system (guest/filesystem.py); it is forked while the walls are still
         being built, and waits for them. Nobody else may enter before it is in.
@@ -37,8 +40,8 @@ class Place:
         actor_nice = os.getpriority(os.PRIO_PROCESS, 0)
         nice = min(19, actor_nice + self.policy.nice_above_actor)
         asked = {
-            **request,
             "env": self.env,
+            **request,
             "cwd": cwd,
             "first_id": self.identity.first_id,
             "furnish": None if self.walls.furnished else root_plan(self.policy),
@@ -49,8 +52,12 @@ class Place:
             "rlimits": self.policy.limits.rlimits(),
             "joins": len(joins),
             "has_gate": not self.walls.standing,
+            "view": view_plan(self.policy) if self.private else None,
+            "has_bundle": bundle is not None,
         }
         passed = [self.walls.pidfd, *fds, await self.identity.namespace(self.zygote), *joins]
+        if bundle is not None:
+            passed.append(bundle)
         if self.walls.standing:
             child = await self.zygote.spawn(asked, passed)
         else:

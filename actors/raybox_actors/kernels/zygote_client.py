@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raybox_actors.kernels.base import KernelFailed
@@ -23,23 +23,34 @@ class Child:
     """A process that the zygote forked. `pid` is the host's; the zygote reaps it."""
 
     pid: int
-    pidfd: int
+    pidfd: int  #: -1: it had ended before it could be held
     connection: socket.socket
 
-    async def wait(self) -> str:
-        """How it ended, in words: "exit status 3", "killed by SIGKILL". Returns when it is gone."""
-        await wait_readable(self.pidfd)
+    async def status(self) -> int | None:
+        """As of os.waitstatus_to_exitcode; None if its zygote went away and took it along. Returns when it is gone."""
+        if self.pidfd >= 0:
+            await wait_readable(self.pidfd)
         with contextlib.suppress(OSError, ValueError, TimeoutError):
-            answer = json.loads(await receive(self.connection, 1.0))
-            status = int(answer["status"])
-            return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
-        return "ended"  # its zygote went away and took the status with it
+            return int(json.loads(await receive(self.connection, 1.0))["status"])
+        return None
+
+    async def wait(self) -> str:
+        """How it ended, in words: "exit status 3", "killed by signal 9". Returns when it is gone."""
+        status = await self.status()
+        if status is None:
+            return "ended"
+        return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
 
     def close(self) -> None:
         if self.pidfd >= 0:
             os.close(self.pidfd)
-            self.connection.close()
             self.pidfd = -1
+        self.connection.close()
+
+
+def lean_address(address: str) -> str:
+    """Of the zygote beside the one at `address`, which has no kernel and costs little to fork (guest/lean.py)."""
+    return f"{address}.lean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,9 @@ class ZygoteClient:
 
     address: str
     waits_for_zygote_s: float = field(default=10.0)
+
+    def lean(self) -> ZygoteClient:
+        return replace(self, address=lean_address(self.address))
 
     async def spawn(self, request: dict[str, Any], fds: list[int]) -> Child:
         """Send one request with descriptors (ours stay open). Raises KernelFailed, also when there is no zygote."""
@@ -60,9 +74,10 @@ class ZygoteClient:
                 raise KernelFailed(str(answer["error"]))
             pid = int(answer["pid"])
             try:
-                return Child(pid, os.pidfd_open(pid), connection)
+                pidfd = os.pidfd_open(pid)
             except ProcessLookupError:
-                raise KernelFailed("the process ended as soon as it began") from None
+                pidfd = -1
+            return Child(pid, pidfd, connection)
         except (OSError, ValueError, TimeoutError) as error:
             connection.close()
             raise KernelFailed(f"the zygote did not answer: {type(error).__name__}: {error}") from error

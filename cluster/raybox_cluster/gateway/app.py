@@ -19,6 +19,7 @@ from .asgi import (
     CORS_HEADERS,
     PROXIED,
     ClientGone,
+    Headers,
     Message,
     Receive,
     Scope,
@@ -28,18 +29,20 @@ from .asgi import (
     is_preflight,
     preflight_response,
 )
-from .auth import ApiKeys
+from .auth import OPEN_RUN_CODE, ApiKey, ApiKeys, bearer_token
 from .backend import Backend
 from .dataplane import INTERPRETER_PORT, DataPlane
 from .errors import control_response, envd_response, framework_response, internal
 from .ports_websocket import refuse
 from .resolver import ENVD_PORT, Target, is_for_control_plane, resolve, sandbox_in_path
+from .routes_batch import batch_routes
 from .routes_capacity import capacity_routes
 from .routes_envd import files_query
 from .routes_execute import Executions
 from .routes_gangs import gang_routes
 from .routes_leases import lease_routes
 from .routes_observing import observing_routes
+from .routes_run_code import RUN_CODE_PATH, run_code_routes
 from .routes_sandboxes import sandbox_routes
 from .routes_status import status_routes
 from .routes_unavailable import unavailable_routes
@@ -62,17 +65,25 @@ def create_app(
     keepalive_s: float = KEEPALIVE_S,
     max_timeout_s: float = MAX_TIMEOUT_S,
     max_wait_s: float = MAX_WAIT_S,
+    open_run_code: bool = False,
 ) -> FastAPI:
     """The application, with no state beyond caches and the tasks of running requests. `max_timeout_s` bounds what
-    callers may ask a sandbox to live from now, `max_wait_s` how long they may wait for one."""
-    return Gateway(backend, keys, keepalive_s, max_timeout_s, max_wait_s)
+    callers may ask a sandbox to live from now, `max_wait_s` how long they may wait for one. `open_run_code`: POST
+    /run_code needs no API key."""
+    return Gateway(backend, keys, keepalive_s, max_timeout_s, max_wait_s, open_run_code)
 
 
 class Gateway(FastAPI):
     """A FastAPI application (the control plane) that looks at every request before its own machinery does."""
 
     def __init__(
-        self, backend: Backend, keys: ApiKeys, keepalive_s: float, max_timeout_s: float, max_wait_s: float
+        self,
+        backend: Backend,
+        keys: ApiKeys,
+        keepalive_s: float,
+        max_timeout_s: float,
+        max_wait_s: float,
+        open_run_code: bool,
     ) -> None:
         super().__init__(
             openapi_url=None,
@@ -83,6 +94,7 @@ class Gateway(FastAPI):
         )
         tokens = TrafficTokens(backend)
         self._keys = keys
+        self._open_run_code = open_run_code
         self._tokens = tokens
         self._owners = Owners(backend, tokens)
         self._dataplane = DataPlane(backend, tokens, Executions(backend, keepalive_s))
@@ -90,6 +102,8 @@ class Gateway(FastAPI):
         self.include_router(observing_routes(backend, tokens))
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(capacity_routes(backend))
+        self.include_router(batch_routes(backend, keepalive_s, max_timeout_s))
+        self.include_router(run_code_routes(backend, max_timeout_s))
         self.include_router(gang_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(lease_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(status_routes(backend))
@@ -128,7 +142,7 @@ class Gateway(FastAPI):
                 await self._dataplane(target, headers, scope, receive, send_with_cors)
             else:
                 if scope["path"] != "/health":
-                    key = scope["raybox.key"] = self._keys.identify(headers.get(b"x-api-key"))
+                    key = scope["raybox.key"] = self._identify(scope["path"], headers)
                     # Here and not in the routes, so that none can forget it.
                     if not key.admin and (sandbox_id := sandbox_in_path(scope["path"])) is not None:
                         await self._tokens.require_reach(key, sandbox_id)
@@ -148,6 +162,15 @@ class Gateway(FastAPI):
                 await self._failure(target)(scope, receive, send_with_cors)
             elif not ended:
                 raise
+
+    def _identify(self, path: str, headers: Headers) -> ApiKey:
+        """Raises Unauthenticated. Who asks for /run_code knows services where keys are bearer tokens, or none."""
+        presented = headers.get(b"x-api-key")
+        if path == RUN_CODE_PATH and presented is None:
+            presented = bearer_token(headers.get(b"authorization"))
+            if presented is None and self._open_run_code:
+                return OPEN_RUN_CODE
+        return self._keys.identify(presented)
 
     async def _owner_of_file(self, scope: Scope) -> Target:
         """A signed URL names no sandbox, but only one has the token that it was signed with. Raises AccessDenied."""

@@ -53,6 +53,16 @@ class ApiKey:
         return self.admin or self.name == owner
 
 
+def bearer_token(authorization: bytes | None) -> bytes | None:
+    """Of the header Authorization; None if it is of another kind."""
+    scheme, _, token = (authorization or b"").partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else None
+
+
+#: Who asks for /run_code without a key, where that is allowed. Nobody can present it.
+OPEN_RUN_CODE = ApiKey("run-code", hash_key(secrets.token_hex()))
+
+
 class ApiKeys:
     """The keys of a pool. With no keys at all every request is refused, unless `keyless` says who asks without one."""
 

@@ -10,6 +10,8 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
     LeaseOwner,
     LogEntry,
     PoolCapacity,
@@ -65,6 +67,11 @@ class Backend(Protocol):
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Events from number `after_seq` on; waits up to `wait_s` for the next. Asking tells the sandbox that somebody
         is listening, and that what came before `after_seq` has arrived. Idempotent."""
+        ...
+
+    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        """Run an item of a batch, end all that it left, and tell what came of it. For sandboxes of batches alone:
+        whatever else there is in one ends. BadRequest for an item that cannot mean anything."""
         ...
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:

@@ -30,6 +30,8 @@ from raybox_actors.values import (
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
     LeaseOwner,
     LogEntry,
     PoolCapacity,
@@ -158,6 +160,9 @@ class RayBackend:
 
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         return cast(EventBatch, await self._call("poll", sandbox_id, execution_id, after_seq, wait_s))
+
+    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        return cast(ItemOutcome, await self._call("run_item", sandbox_id, item))
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
         await self._call("interrupt", sandbox_id, execution_id)

@@ -36,7 +36,7 @@ def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path:
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
         "warm-languages": "r,bash", "min-sandboxes": 1, "idle-s": 5, "placement": "pack", "cpu-request": 0.5,
         "node-labels": "{pool: sandbox, zone: 'in(a,b)'}", "memory-request-mib": 0, "drain-grace-s": 10,
-        "warm-per-node": 1, "gateways": 2,
+        "warm-per-node": 1, "gateways": 2, "run-code-access": "open",
     }  # fmt: skip
     assert {name.replace("-", "_") for name in values} == {one.name for one in fields(UpOptions)} - ONLY_IN_FILES
     file = tmp_path / "pool.yaml"

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from raybox_actors.errors import Cause, NotFound, RayboxError, SandboxLost
+from raybox_actors.results import END_LINE, text_line
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
     EventBatch,
     ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
     LeaseOwner,
     LogEntry,
     NodeStatus,
@@ -85,6 +88,12 @@ async def two(run: Run) -> None:
     run.emit("result", text="2", is_main_result=True, extra={})
 
 
+async def succeed(_sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+    """What an item does unless a test says otherwise: print its code."""
+    lines = text_line("stdout", item.code) + END_LINE
+    return ItemOutcome("ok", lines, 0.0, clean=True, exit_code=0 if item.kind == "program" else None)
+
+
 class MemoryBackend:
     def __init__(self) -> None:
         self.now_s = 1_700_000_000.0
@@ -110,6 +119,7 @@ class MemoryBackend:
         self.heartbeats: list[LeaseOwner] = []
         self.agents: dict[str, LocalAgent] = {}
         self.environments: dict[str, dict[str, str]] = {}
+        self.run: Callable[[str, ItemRequest], Awaitable[ItemOutcome]] = succeed
         self.samples: list[ResourceUsage] = []
         self.entries: list[LogEntry] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -246,6 +256,11 @@ class MemoryBackend:
         run.polled.set()
         await run.wait(after_seq, wait_s)
         return run.batch(after_seq)
+
+    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        self._called("run_item")
+        self._sandbox(sandbox_id)
+        return await self.run(sandbox_id, item)
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
         self._called("interrupt")

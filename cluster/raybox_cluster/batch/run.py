@@ -1,0 +1,293 @@
+"""A batch: items in, results out as they come, on sandboxes of its own. What happens next is decided by schedule.py.
+
+Backpressure both ways: the next item is asked for when one can be begun, and while nobody takes a result, nothing new
+is begun. So memory is bounded by what is under way, however many items there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from raybox_actors.errors import (
+    BadRequest,
+    InternalError,
+    LimitReached,
+    NoCapacity,
+    RayboxError,
+    SandboxLost,
+)
+from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
+from raybox_cluster.gateway.backend import Backend
+
+from .schedule import MASKED, Emit, EndWorker, Instruction, Rules, Run, Schedule, StartWorker, Status
+
+logger = logging.getLogger(__name__)
+
+#: Sandboxes outlive what runs in them by this much: should we vanish, they do, too.
+LEASE_S = 60.0
+#: What an item may take beyond its own time until its sandbox is given up.
+GRACE_S = 30.0
+#: Pause before the next attempt to start a sandbox, where the pool does not say.
+PAUSE_S = 0.5
+#: Ending all sandboxes, when the batch is left.
+END_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An item as it came in: a request, or why it is none. `name`: the caller's own."""
+
+    name: str | None
+    request: ItemRequest | None
+    refusal: RayboxError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of an item; `outcome`: what its code did, if it ran to an end."""
+
+    index: int
+    name: str | None
+    status: Status
+    attempts: int
+    outcome: ItemOutcome | None = None
+    error: RayboxError | None = None
+
+    @property
+    def should_mask_sample(self) -> bool:
+        return self.status in MASKED
+
+
+@dataclass(slots=True)
+class _Worker:
+    sandbox_id: str
+    ends_at_s: float
+
+
+@dataclass(slots=True)
+class _Held:
+    entry: Entry
+    result: Result | None = None
+    fault: RayboxError | None = field(default=None)
+
+
+#: What happened, for the schedule to be told at a moment. Not told where it happens: what follows must be carried out
+#: in the order in which the schedule hears.
+Said = Callable[[float], list[Instruction]]
+
+
+class Batch:
+    """One batch. Iterate over `results` once; leaving it early ends all that runs, before it returns."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        create: CreateRequest,
+        rules: Rules,
+        items: AsyncIterator[Entry],
+        *,
+        deadline_s: float | None = None,
+        max_timeout_s: float = 86_400.0,
+        lingering: set[asyncio.Task[None]] | None = None,
+    ) -> None:
+        """create: what its sandboxes are like. deadline_s: for all of it, from the first moment of `results` on.
+        lingering: of whoever owns what outlives the batch: creations that nobody waits for, until they can be undone.
+        """
+        self._lingering = set() if lingering is None else lingering
+        self._backend, self._create, self._items = backend, create, items
+        self._schedule = Schedule(rules)
+        self._deadline_s, self._max_timeout_s = deadline_s, max_timeout_s
+        self._workers: dict[int, _Worker] = {}
+        self._held: dict[int, _Held] = {}
+        self._taken = 0
+        self._ready: list[Result] = []
+        #: What is under way, with what it is about: a worker's number, or -1 for the next item.
+        self._tasks: dict[asyncio.Task[Any], int] = {}
+        self._runs: dict[int, asyncio.Task[Any]] = {}
+        self._kills: set[asyncio.Task[None]] = set()
+        self.timed_out = False
+        self._refusal: RayboxError | None = None  #: why there were no sandboxes, the last time
+
+    async def results(self) -> AsyncGenerator[Result, None]:
+        """Each item's result once, in the order in which they are known."""
+        ends_at_s = None if self._deadline_s is None else time.monotonic() + self._deadline_s
+        try:
+            while True:
+                while self._ready:
+                    yield self._ready.pop(0)
+                if self._schedule.over:
+                    return
+                if self._schedule.wants_item and -1 not in self._tasks.values():
+                    self._begin(-1, self._next_item())
+                now_s = time.monotonic()
+                if ends_at_s is not None and now_s >= ends_at_s and not self.timed_out:
+                    self.timed_out = True
+                    self._carry_out(self._schedule.time_is_up())
+                    continue
+                moments = [at_s for at_s in (ends_at_s, self._schedule.wakes_at_s) if at_s is not None]
+                limit_s = max(0.0, min(moments) - now_s) if moments else None
+                done, _ = await asyncio.wait(self._tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    worker = self._tasks.pop(task)
+                    self._runs.pop(worker, None)
+                    self._carry_out(task.result()(time.monotonic()))
+                self._carry_out(self._schedule.look(time.monotonic()))
+        finally:
+            await self._end()
+
+    def _begin(self, about: int, work: Coroutine[Any, Any, Said]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = about
+        if about >= 0:
+            self._runs[about] = task
+
+    def _carry_out(self, instructions: list[Instruction]) -> None:
+        for one in instructions:
+            match one:
+                case StartWorker(worker):
+                    self._begin(worker, self._start(worker))
+                case Run(worker, index, _):
+                    self._begin(worker, self._run(worker, index, one.attempt))
+                case EndWorker(worker):
+                    if (task := self._runs.pop(worker, None)) is not None:
+                        del self._tasks[task]
+                        task.cancel()
+                    if (ended := self._workers.pop(worker, None)) is not None:
+                        self._kill(ended.sandbox_id)
+                case Emit(index, attempts, verdict):
+                    self._ready.append(self._result(index, attempts, verdict))
+
+    def _result(self, index: int, attempts: int, verdict: Status | None) -> Result:
+        held = self._held.pop(index)
+        if verdict is None and held.result is not None:
+            return replace(held.result, attempts=attempts)
+        error = held.fault or self._refusal if verdict == "infrastructure" else None
+        return Result(index, held.entry.name, verdict or "infrastructure", attempts, None, error)
+
+    async def _next_item(self) -> Said:
+        entry = await anext(self._items, None)
+        if entry is None:
+            return lambda _now_s: self._schedule.input_ended()
+        index, self._taken = self._taken, self._taken + 1
+        if entry.request is not None:
+            self._held[index] = _Held(entry)
+            return partial(self._schedule.took, index)
+        self._ready.append(Result(index, entry.name, "invalid", 0, None, entry.refusal))
+        return lambda _now_s: []
+
+    async def _start(self, worker: int) -> Said:
+        try:
+            place = await self._new_place()
+        except RayboxError as error:
+            self._refusal = error
+            pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
+            full = isinstance(error, (NoCapacity, LimitReached))
+            return partial(self._schedule.worker_refused, worker, max(pause_s, PAUSE_S), full)
+        self._workers[worker] = place
+        return partial(self._schedule.worker_started, worker)
+
+    async def _new_place(self) -> _Worker:
+        """Cancellation leaves none. Raises what `Backend.create` raises."""
+        call = asyncio.ensure_future(self._backend.create(self._create))
+        try:
+            info = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            abandoned = asyncio.get_running_loop().create_task(self._abandon(call))
+            self._lingering.add(abandoned)
+            abandoned.add_done_callback(self._lingering.discard)
+            raise
+        return _Worker(info.sandbox_id, time.monotonic() + self._create.timeout_s)
+
+    async def _run(self, worker: int, index: int, attempt: int) -> Said:
+        held = self._held[index]
+        request = held.entry.request
+        assert request is not None
+        reusable = True
+        try:
+            place = await self._lasting(worker, request.timeout_s)
+            async with asyncio.timeout(request.timeout_s + GRACE_S):
+                asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
+                outcome = await self._backend.run_item(place.sandbox_id, asked)
+            held.result = Result(index, held.entry.name, outcome.status, attempt, outcome)
+            reusable = outcome.clean
+        except BadRequest as error:
+            held.result = Result(index, held.entry.name, "invalid", attempt, None, error)
+        except SandboxLost as error:
+            if error.cause == "oom":
+                held.result = Result(index, held.entry.name, "oom", attempt, None, error)
+                reusable = False
+            else:
+                held.fault = error
+        except RayboxError as error:
+            held.fault = error
+        except TimeoutError:
+            held.fault = InternalError("the sandbox did not answer in time")
+        except Exception as error:
+            logger.exception("item %d", index)
+            held.fault = InternalError(f"the item could not be run: {type(error).__name__}")
+        if held.result is None:
+            return partial(self._schedule.faulted, worker)
+        return partial(self._schedule.finished, worker, reusable)
+
+    async def _lasting(self, worker: int, item_s: float) -> _Worker:
+        """Its sandbox, which lives as long as the item may take, and some more."""
+        place, now_s = self._workers[worker], time.monotonic()
+        if place.ends_at_s <= now_s:  # nothing was to do for long, and its time was up
+            place = self._workers[worker] = await self._new_place()
+        if place.ends_at_s - now_s < item_s + LEASE_S / 2:
+            lifetime_s = min(item_s + 2 * LEASE_S, self._max_timeout_s)
+            await self._backend.set_timeout(place.sandbox_id, lifetime_s)
+            place.ends_at_s = now_s + lifetime_s
+        return place
+
+    async def _abandon(self, call: asyncio.Future[SandboxInfo]) -> None:
+        """A creation that is cut off may yet succeed, and nobody would know the sandbox."""
+        try:
+            info = await call
+        except RayboxError as error:
+            logger.debug("a creation that nobody waits for failed by itself: %s", error)
+        else:
+            await self._kill_quietly(info.sandbox_id)
+
+    def _kill(self, sandbox_id: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._kill_quietly(sandbox_id))
+        self._kills.add(task)
+        task.add_done_callback(self._kills.discard)
+
+    async def _kill_quietly(self, sandbox_id: str) -> None:
+        try:
+            await self._backend.kill(sandbox_id)
+        except RayboxError as error:
+            logger.debug("sandbox %s of a batch is gone already: %s", sandbox_id, error)
+        except Exception:
+            logger.exception("sandbox %s of a batch could not be ended; its time will", sandbox_id)
+
+    async def _end(self) -> None:
+        """Nothing of it is left when this returns, or will be, within the sandboxes' own time."""
+        ending = asyncio.get_running_loop().create_task(self._end_all())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await asyncio.wait((ending,), timeout=END_LIMIT_S)
+            raise
+
+    async def _end_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for worker in self._workers.values():
+            self._kill(worker.sandbox_id)
+        if self._kills:
+            await asyncio.wait(set(self._kills), timeout=END_LIMIT_S)
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            with contextlib.suppress(Exception):
+                await close()
