@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import execute
+from benchmarks import batch, execute
 from benchmarks.pool import BenchPool, Process, descendants, pool
 from benchmarks.report import Report, main, progress
 from raybox import AsyncSandbox
@@ -51,6 +51,7 @@ def measure(report: Report) -> None:
         report.add("creates_per_s", asyncio.run(sustained()), "creates and kills per second, sustained")
     measure_growth(report)
     execute.measure(report)
+    batch.measure(report)
 
 
 def measure_growth(report: Report) -> None:

@@ -106,13 +106,17 @@ def request_of(config: ConnectionConfig, body: AsyncIterable[bytes]) -> Request:
     return control_stream(config, "exec_many", "/raybox/exec_many", body, IDLE_S)
 
 
-def options_line(
+def options_of(
     config: ConnectionConfig, template: str | None, options: BatchOptions, wanted: dict[str, Any]
-) -> bytes:
-    """The first line. wanted: as of a create, which checks it."""
+) -> dict[str, Any]:
+    """What the first line says. wanted: as of a create, which checks it."""
     made = dict(create(config, template or DEFAULT_TEMPLATE, **wanted).payload or {})
-    said = {name: value for name, value in options.items() if value is not None}
-    return _line({**said, "create": made})
+    return {**{name: value for name, value in options.items() if value is not None}, "create": made}
+
+
+def options_line(options: Mapping[str, Any], left_s: float | None) -> bytes:
+    """left_s: of the batch's time."""
+    return _line({**options, "deadline_s": left_s})
 
 
 def item_line(item: object) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Sized
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sized
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import _batch, _transport
@@ -14,101 +16,177 @@ from ._responses import Reply, TransportFailure, error_of, error_of_failure
 from ._stream import EventParser
 
 OVERDUE = "the time of the batch was up"
+#: How often in a row an answer may break off with no result in it.
+MAX_BROKEN = 3
+BROKEN_PAUSE_S = 0.5
 
 
 async def exec_many(
-    config: ConnectionConfig, options_line: bytes, items: AsyncItems
+    config: ConnectionConfig, options: Mapping[str, Any], items: AsyncItems
 ) -> AsyncGenerator[ItemResult, None]:
     """One result for each item that was taken, as they are done. Closing it ends what runs.
 
-    items is read ahead by no more than the server can begin. What it raises is raised here.
+    items is read ahead by no more than the server can begin. What it raises is raised here. When the answer breaks off,
+    the items that have no result yet are sent again.
     """
     if isinstance(items, (str, bytes)) or not isinstance(items, (Iterable, AsyncIterable)):
         raise InvalidArgumentException("items must be an iterable of str and ExecItem")
-    feed = _Feed(options_line, items)
-    request = _batch.request_of(config, feed.lines())
-    parser, ended, overdue = EventParser(), False, False
+    feed, broken = _Feed(options, items), 0
     try:
-        stream = await _transport.open_duplex(request)
-    except TransportFailure as failure:
-        raise feed.failure or error_of_failure(request, failure) from failure
-    try:
-        if stream.status != 200:
-            raise error_of(request, Reply(stream.status, stream.headers, await _transport.read_all_async(stream)))
-        while not ended:
-            for event in parser.feed(await feed.unless_it_fails(stream.read())):
-                if event["type"] == "started":
-                    feed.widen(_batch.window_of(event["max_in_flight"]))
-                elif event["type"] == "result":
-                    result = _batch.result_of(event)
-                    feed.done(result.index)
-                    yield result
-                elif event["type"] == "end":
-                    ended, overdue = True, bool(event.get("deadline"))
-    except TransportFailure as failure:
-        error: RayboxError = error_of_failure(request, failure)
-        await stream.close()
-        for index, name in feed.unanswered():
-            yield _batch.unreached(index, name, "infrastructure", str(error))
-        raise error from failure
+        while True:
+            request = _batch.request_of(config, feed.body())
+            any_result = False
+            try:
+                stream = await _transport.open_duplex(request)
+                try:
+                    if stream.status != 200:
+                        body = await _transport.read_all_async(stream)
+                        refusal = error_of(request, Reply(stream.status, stream.headers, body))
+                        for index, name in feed.unanswered():  # of requests before this one
+                            yield _batch.unreached(index, name, "infrastructure", str(refusal))
+                        raise refusal
+                    parser, overdue = EventParser(), None
+                    while overdue is None:
+                        for event in parser.feed(await feed.unless_it_fails(stream.read())):
+                            if event["type"] == "started":
+                                feed.widen(_batch.window_of(event["max_in_flight"]))
+                            elif event["type"] == "result":
+                                any_result = True
+                                yield feed.settle(_batch.result_of(event))
+                            elif event["type"] == "end":
+                                overdue = bool(event.get("deadline"))
+                finally:
+                    await stream.close()
+            except TransportFailure as failure:
+                error: RayboxError = error_of_failure(request, failure)
+                broken = 1 if any_result else broken + 1
+                if feed.never_sent or broken >= MAX_BROKEN:
+                    for index, name in feed.unanswered():
+                        yield _batch.unreached(index, name, "infrastructure", str(error))
+                    raise error from failure
+                await asyncio.sleep(broken * BROKEN_PAUSE_S)
+                if not feed.is_late:
+                    continue
+                overdue = True
+            break
+        if overdue:
+            for index, name in feed.unanswered():
+                yield _batch.unreached(index, name, "deadline", OVERDUE)
+            async for index, name in feed.rest():
+                yield _batch.unreached(index, name, "deadline", OVERDUE)
     finally:
-        await stream.close()
-    if overdue:
-        for index, name in feed.unanswered():
-            yield _batch.unreached(index, name, "deadline", OVERDUE)
-        async for index, name in feed.rest():
-            yield _batch.unreached(index, name, "deadline", OVERDUE)
+        await feed.close()
+
+
+@dataclass(slots=True)
+class _Held:
+    """An item that was taken and has no result yet."""
+
+    name: str | None
+    line: bytes
+    sends: int = 0
+
+
+class _End:
+    """After the last item."""
 
 
 class _Feed:
-    """The body of the request: items as lines, no more on their way than the window allows."""
+    """The bodies of the requests: items as lines, no more on their way than the window allows."""
 
-    def __init__(self, first: bytes, items: AsyncItems) -> None:
+    def __init__(self, options: Mapping[str, Any], items: AsyncItems) -> None:
         self.failure: BaseException | None = None
-        self._first, self._sized = first, isinstance(items, Sized)
-        self._items = _each(items)
+        self._options, self._sized = options, isinstance(items, Sized)
+        limit_s = options.get("deadline_s")
+        self._ends_at_s = None if limit_s is None else time.monotonic() + limit_s
         self._window = _batch.FIRST_WINDOW
         self._room = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        #: By index: the names of items that were taken and have no result yet.
-        self._out: dict[int, str | None] = {}
+        self._out: dict[int, _Held] = {}
+        #: Of this request: the items' places among all, by their places in it.
+        self._sent: list[int] = []
         self._taken = 0
+        self._ended = False
+        # By a task of its own: a request that ends in the midst of waiting for an item must not lose it.
+        self._next: asyncio.Queue[str | ExecItem | _End] = asyncio.Queue(1)
+        self._pulling = asyncio.get_running_loop().create_task(self._pull(items))
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        yield self._first
+    async def _pull(self, items: AsyncItems) -> None:
         try:
-            async for item in self._items:
-                line = _batch.item_line(item)
-                self._out[self._taken] = _batch.id_of(item)
-                self._taken += 1
-                yield line
-                while len(self._out) >= self._window:
-                    self._room.clear()
-                    await self._room.wait()
+            async for item in _each(items):
+                await self._next.put(item)
         except Exception as error:
-            self.failure = error
-            if not self._failed.done():
-                self._failed.set_result(None)
-            await asyncio.get_running_loop().create_future()  # the body must not end as if it were whole
+            self._fail(error)
+        else:
+            await self._next.put(_End())
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        if not self._failed.done():
+            self._failed.set_result(None)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Of the next request: what has no result yet, and then what comes."""
+        self._sent = []
+        yield _batch.options_line(self._options, self._left_s())
+        for index, held in list(self._out.items()):
+            if index in self._out:
+                yield self._send(index, held)
+        while True:
+            while len(self._out) >= self._window:
+                self._room.clear()
+                await self._room.wait()
+            if self._ended:
+                return
+            item = await self._next.get()
+            if isinstance(item, _End):
+                self._ended = True
+                return
+            try:
+                held = self._out[self._taken] = _Held(_batch.id_of(item), _batch.item_line(item))
+            except InvalidArgumentException as error:
+                self._fail(error)
+                await asyncio.get_running_loop().create_future()  # the body must not end as if it were whole
+            self._taken += 1
+            yield self._send(self._taken - 1, held)
+
+    def _send(self, index: int, held: _Held) -> bytes:
+        self._sent.append(index)
+        held.sends += 1
+        return held.line
+
+    def _left_s(self) -> float | None:
+        return None if self._ends_at_s is None else max(self._ends_at_s - time.monotonic(), 0.001)
+
+    @property
+    def is_late(self) -> bool:
+        return self._ends_at_s is not None and time.monotonic() >= self._ends_at_s
+
+    @property
+    def never_sent(self) -> bool:
+        """No server has been given an item yet: it may well not be there."""
+        return not self._taken
 
     def widen(self, window: int) -> None:
         self._window = window
         self._room.set()
 
-    def done(self, index: int) -> None:
-        self._out.pop(index, None)
+    def settle(self, result: ItemResult) -> ItemResult:
+        """With the item's place among all, and what it was begun before."""
+        index = self._sent[result.index]
+        held = self._out.pop(index)
         self._room.set()
+        return replace(result, index=index, attempts=result.attempts + held.sends - 1)
 
     def unanswered(self) -> list[tuple[int, str | None]]:
         """Index and name of what was taken and has no result."""
-        return sorted(self._out.items(), key=lambda one: one[0])
+        return [(index, held.name) for index, held in sorted(self._out.items())]
 
     async def rest(self) -> AsyncIterator[tuple[int, str | None]]:
         """Of a collection, what was not taken at all. A stream may have no end."""
-        if self._sized:
-            async for item in self._items:
-                yield self._taken, _batch.id_of(item)
-                self._taken += 1
+        while self._sized and not isinstance(item := await self._next.get(), _End):
+            yield self._taken, _batch.id_of(item)
+            self._taken += 1
 
     async def unless_it_fails(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
         """What is read; raises what taking an item raised."""
@@ -123,6 +201,10 @@ class _Feed:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+
+    async def close(self) -> None:
+        self._pulling.cancel()
+        await asyncio.wait({self._pulling})
 
 
 async def _each(items: AsyncItems) -> AsyncGenerator[str | ExecItem, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import _batch_async
@@ -14,19 +14,19 @@ from ._config import ConnectionConfig
 from ._errors import InvalidArgumentException
 
 
-def exec_many(config: ConnectionConfig, options_line: bytes, items: Items) -> Iterator[ItemResult]:
+def exec_many(config: ConnectionConfig, options: Mapping[str, Any], items: Items) -> Iterator[ItemResult]:
     """As `_batch_async.exec_many`. items may block: it is read in a thread, but one at a time."""
     if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
         raise InvalidArgumentException("items must be an iterable of str and ExecItem")
-    return _results(config, options_line, items)
+    return _results(config, options, items)
 
 
-def _results(config: ConnectionConfig, options_line: bytes, items: Items) -> Iterator[ItemResult]:
+def _results(config: ConnectionConfig, options: Mapping[str, Any], items: Items) -> Iterator[ItemResult]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop,), name="raybox-batch", daemon=True)
     thread.start()
     source: AsyncItems = items if isinstance(items, Sequence) else _Blocking(items)
-    results = asyncio.run_coroutine_threadsafe(_begin(config, options_line, source), loop).result()
+    results = asyncio.run_coroutine_threadsafe(_begin(config, options, source), loop).result()
     try:
         while (result := asyncio.run_coroutine_threadsafe(_next(results), loop).result()) is not None:
             yield result
@@ -44,8 +44,10 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _begin(config: ConnectionConfig, options_line: bytes, items: AsyncItems) -> AsyncGenerator[ItemResult, None]:
-    return _batch_async.exec_many(config, options_line, items)
+async def _begin(
+    config: ConnectionConfig, options: Mapping[str, Any], items: AsyncItems
+) -> AsyncGenerator[ItemResult, None]:
+    return _batch_async.exec_many(config, options, items)
 
 
 async def _next(results: AsyncGenerator[ItemResult, None]) -> ItemResult | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from . import _requests
-from ._batch import BatchOptions, options_line
+from ._batch import BatchOptions, options_of
 from ._config import DEFAULT_TEMPLATE, ApiParams, ConnectionConfig
 from ._requests import Request
 
@@ -26,6 +26,7 @@ class CreateParams(ApiParams, total=False):
     lifecycle: Mapping[str, Any] | None
     volume_mounts: Mapping[str, Any] | None
     idempotency_key: str | None
+    wait_s: float | None
     locality: Literal["caller"] | None
 
 
@@ -49,11 +50,11 @@ class PoolBase:
 
     def _batch(
         self, template: str | None, options: BatchOptions, params: CreateParams
-    ) -> tuple[ConnectionConfig, bytes]:
-        """What a batch uses, and its first line."""
+    ) -> tuple[ConnectionConfig, dict[str, Any]]:
+        """What a batch uses, and what its first line says."""
         call, wanted = split(params)
         config = self._config.with_options(call)
-        return config, options_line(config, template, options, wanted)
+        return config, options_of(config, template, options, wanted)
 
     def _create_many(
         self, n: int, deadline_s: float, template: str | None, params: CreateParams

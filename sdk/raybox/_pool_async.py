@@ -111,9 +111,9 @@ class AsyncPool(PoolBase):
         of items that do not say it themselves. template and params: as for `create`.
 
         Every item gives one result. What fails for no fault of its code runs again on another sandbox, three times in
-        all, and is then told as `infrastructure`, with should_mask_sample. Closing the iterator ends what runs. Raises
-        InvalidArgumentException, what reading items raises, and the errors of requests; before that, items on their way
-        are told as `infrastructure` if the pool broke off.
+        all, and is then told as `infrastructure`, with should_mask_sample; a gateway that is lost counts, too. Closing
+        the iterator ends what runs. Raises InvalidArgumentException, what reading items raises, and the errors of
+        requests; before that, items on their way are told as `infrastructure`, should the pool have gone.
         """
         options: BatchOptions = {
             "max_in_flight": max_in_flight,

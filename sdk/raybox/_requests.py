@@ -128,6 +128,7 @@ def create(
     volume_mounts: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     locality: Literal["caller"] | None = None,
+    wait_s: float | None = None,
 ) -> Request:
     if mcp is not None:
         raise InvalidArgumentException("mcp is not supported yet")
@@ -148,8 +149,14 @@ def create(
         ]
     if locality not in (None, "caller"):
         raise InvalidArgumentException(f"locality must be 'caller' or None, got {locality!r}")
+    ours: dict[str, Any] = {}
     if locality == "caller" and (node_id := own_ray_node()) is not None:
-        payload["raybox"] = {"near_node_id": node_id}
+        ours["near_node_id"] = node_id
+    limit_s = seconds(wait_s, None, "wait_s") or 0.0
+    if wait_s is not None:
+        ours["wait_s"] = limit_s
+    if ours:
+        payload["raybox"] = ours
     extra: tuple[tuple[str, str], ...] = ()
     if idempotency_key is not None:
         if not isinstance(idempotency_key, str) or re.fullmatch(r"[a-z0-9-]{1,255}", idempotency_key) is None:
@@ -157,7 +164,15 @@ def create(
                 "idempotency_key must be 1 to 255 lowercase letters, digits or hyphens, got " + repr(idempotency_key)
             )
         extra = (("Idempotency-Key", idempotency_key),)
-    return _control(config, "create", "POST", "/v2/sandboxes", payload=payload, extra=extra)
+    return _longer(_control(config, "create", "POST", "/v2/sandboxes", payload=payload, extra=extra), limit_s)
+
+
+def _longer(request: Request, wait_s: float) -> Request:
+    """The server may wait for so long before it answers."""
+    connect_s, total_s = (
+        None if limit_s is None else limit_s + wait_s for limit_s in (request.connect_s, request.total_s)
+    )
+    return request._replace(connect_s=connect_s, total_s=total_s)
 
 
 def create_many(config: ConnectionConfig, template: str, count: int, deadline_s: float, **wanted: Any) -> Request:
@@ -168,15 +183,9 @@ def create_many(config: ConnectionConfig, template: str, count: int, deadline_s:
     wait_s = seconds(deadline_s, None, "deadline_s") or 0.0
     one = create(config, template, **wanted)
     payload = {"count": count, "deadline_s": wait_s, "create": one.payload}
-    return one._replace(
-        operation="create_many",
-        payload=payload,
-        url=f"{config.api_url}/raybox/sandboxes",
-        body=_json(payload),
-        connect_s=None if one.connect_s is None else one.connect_s + wait_s,
-        total_s=None if one.total_s is None else one.total_s + wait_s,
-        retries=0,
-    )
+    url = f"{config.api_url}/raybox/sandboxes"
+    request = one._replace(operation="create_many", payload=payload, url=url, body=_json(payload), retries=0)
+    return _longer(request, wait_s)
 
 
 def capacity(config: ConnectionConfig) -> Request:
@@ -290,7 +299,7 @@ def control_stream(
 ) -> Request:
     """A POST whose body and answer are lines of JSON, both for as long as they go on."""
     request = _control(config, operation, "POST", path, extra=(("Content-Type", "application/x-ndjson"),))
-    return request._replace(body=body, total_s=None, idle_s=idle_s, retries=0, connect_retries=0)
+    return request._replace(body=body, total_s=None, idle_s=idle_s, retries=0)
 
 
 # --- data plane ------------------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ class Sandbox(SandboxBase):
         volume_mounts: Mapping[str, Any] | None = None,
         logger: logging.Logger | None = None,
         idempotency_key: str | None = None,
+        wait_s: float | None = None,
         locality: Literal["caller"] | None = None,
         **opts: Unpack[ApiParams],
     ) -> Self:
@@ -120,8 +121,8 @@ class Sandbox(SandboxBase):
         metadata: shown in `list` and `get_info`. envs: environment of everything that runs in it. network, iam,
         lifecycle, volume_mounts: as in the E2B SDK. idempotency_key: 1 to 255 of a-z, 0-9 and "-"; a repeated key gives
         the same sandbox again. locality: "caller" prefers this process's node, if it has joined the pool's Ray cluster,
-        and means nothing elsewhere. logger: is told of every request (INFO). mcp is not supported yet. opts hold for
-        all calls on the sandbox.
+        and means nothing elsewhere. wait_s: for a free sandbox, on top of request_timeout; None: as long as the pool
+        says. logger: is told of every request (INFO). mcp is not supported yet. opts hold for all calls on the sandbox.
         Raises ServiceBusyException or RateLimitException when there is no room even after the retries,
         AuthenticationException, InvalidArgumentException, NotFoundException (template).
         A failed call may leave a sandbox behind; it ends at its timeout.
@@ -140,6 +141,7 @@ class Sandbox(SandboxBase):
             lifecycle=lifecycle,
             volume_mounts=volume_mounts,
             idempotency_key=idempotency_key,
+            wait_s=wait_s,
             locality=locality,
         )
         return cls._born(config, request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from ._config import RAY_SCHEME, has_joined_ray
@@ -89,7 +89,10 @@ def open_stream(request: Request) -> Stream:
 
 async def open_stream_async(request: Request) -> AsyncStream:
     """Send a request; gives its answer once that has begun. Raises TransportFailure."""
-    opened = _open_by_ray_async if request.url.startswith(RAY_SCHEME) else _open_by_http_async
+    return await _open_async(_open_by_ray_async if request.url.startswith(RAY_SCHEME) else _open_by_http_async, request)
+
+
+async def _open_async(opened: Callable[[Request], Awaitable[AsyncStream]], request: Request) -> AsyncStream:
     started_s = time.monotonic()
     attempt, rest = 0, request
     while True:
@@ -110,14 +113,22 @@ async def open_stream_async(request: Request) -> AsyncStream:
 async def open_duplex(request: Request) -> AsyncStream:
     """Send a request with an asynchronous body; gives its answer once that has begun, while the body is still being
     sent. Raises TransportFailure."""
-    if request.url.startswith(RAY_SCHEME):
-        _require_ray()
-        from . import _ray
+    return await _open_async(
+        _open_duplex_by_ray if request.url.startswith(RAY_SCHEME) else _open_duplex_by_http, request
+    )
 
-        return await _ray.open_duplex(request)
+
+async def _open_duplex_by_http(request: Request) -> AsyncStream:
     from . import _duplex
 
     return await _duplex.open_duplex(request)
+
+
+async def _open_duplex_by_ray(request: Request) -> AsyncStream:
+    _require_ray()
+    from . import _ray
+
+    return await _ray.open_duplex(request)
 
 
 def _open_by_http(request: Request) -> Stream:

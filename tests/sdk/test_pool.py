@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import pytest
 
 import raybox
+from raybox import _requests
 from raybox._config import ApiParams, ConnectionConfig, choose_transport
 from tests.sdk.player import CREATED, INFO, SANDBOX_ID, Player, reply
 
@@ -79,6 +80,20 @@ async def test_several_that_could_not_be_had_raise_with_a_report(connect: Any, p
         with pytest.raises(raybox.InvalidArgumentException, match="n must be a whole number"):
             await done(pool.create_many(wrong))
     assert len(player.seen) == 2
+
+
+async def test_a_create_may_wait_longer_than_a_request(connect: Any, player: Player) -> None:
+    config = ConnectionConfig(api_key="k", request_timeout=3.0)
+    request = _requests.create(config, "base", wait_s=40)
+    assert (request.connect_s, request.total_s) == (43.0, 43.0)
+    assert _requests.create(ConnectionConfig(api_key="k", request_timeout=None), "base", wait_s=40).total_s is None
+    player.on("POST", "/v2/sandboxes", reply(201, CREATED), reply(201, CREATED))
+    pool = connect(**player.options)
+    await done(pool.create(wait_s=0))
+    await done(pool.create())
+    assert [asked.json.get("raybox") for asked in player.seen] == [{"wait_s": 0.0}, None]
+    with pytest.raises(raybox.InvalidArgumentException, match="wait_s"):
+        await done(pool.create(wait_s=-1))
 
 
 async def test_capacity(connect: Any, player: Player) -> None:

@@ -99,6 +99,7 @@ VALUES = [
 
 #: Parameters that only we have, with the reason.
 OURS = {
+    ("create", "wait_s"): "the pool's lines; comes last",
     ("Execution", "timings_ms"): "measured by the client; comes last",
     ("Execution", "lost_events"): "of a replay; comes last",
     ("create", "locality"): "of a Ray cluster; comes last",

@@ -115,7 +115,9 @@ def create_of(
     metadata = f.text_map(fields, "metadata")
     internet = f.flag(fields, "allow_internet_access", True)
     network = _network(fields, internet)
-    near = f.text(f.mapping(fields, "raybox"), "near_node_id", MAX_NAME_CHARS) or ""
+    ours = f.mapping(fields, "raybox")
+    wait_s = f.number(ours, "wait_s", 0, max_wait_s)
+    near = f.text(ours, "near_node_id", MAX_NAME_CHARS) or ""
     if not re.fullmatch(r"[0-9a-f]*", near):
         raise BadRequest("raybox.near_node_id must be the id of a Ray node, in hex")
     return CreateRequest(
@@ -126,7 +128,7 @@ def create_of(
         owner=key.name,
         quota=key.quota,
         weight=key.weight,
-        wait_s=_wait(headers, metadata, max_wait_s),
+        wait_s=_wait(headers, metadata, max_wait_s) if wait_s is None else wait_s,
         secure=f.flag(fields, "secure", True) if version == 1 else True,
         allow_public_traffic=network is None or network["allowPublicTraffic"] is True,
         allow_internet_access=internet,

@@ -40,7 +40,7 @@ from raybox_actors.values import (
     ResourceUsage,
     SandboxInfo,
 )
-from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find
+from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find, timed
 from raybox_cluster.pool.hints import WarmHints
 
 #: How long a call waits for a manager that is being restarted, beyond what the call itself may take.
@@ -257,12 +257,7 @@ class RayBackend:
             else:
                 ready_at_s = time.monotonic()
                 self._tell_manager("claimed", info)
-                timings = {
-                    "queued": 1000 * (chosen_at_s - asked_at_s),
-                    "claimed": 1000 * (ready_at_s - chosen_at_s),
-                    "ready": 1000 * (ready_at_s - asked_at_s),
-                }
-                return replace(info, timings_ms={**info.timings_ms, **timings})
+                return timed(info, asked_at_s, chosen_at_s, ready_at_s)
         return None
 
     async def _look(self, limit: int) -> list[str] | None:

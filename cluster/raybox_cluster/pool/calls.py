@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import ray
@@ -13,6 +14,7 @@ from ray.util import list_named_actors
 
 from raybox_actors.config import NAMESPACE, PoolConfig
 from raybox_actors.errors import InternalError, RayboxError
+from raybox_actors.values import SandboxInfo
 
 #: A handle of Ray. Its methods are made at run time, so there is nothing for a type checker to see.
 Handle: TypeAlias = Any
@@ -64,3 +66,18 @@ def names(config: PoolConfig) -> list[str]:
 def alive_nodes() -> list[str]:
     """Ray's ids of the living nodes. Blocks: call it in a thread."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for a log or an operator."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_s: float) -> SandboxInfo:
+    """With how long its creation took."""
+    timings = {
+        "queued": 1000 * (assigned_at_s - asked_at_s),
+        "claimed": 1000 * (ready_at_s - assigned_at_s),
+        "ready": 1000 * (ready_at_s - asked_at_s),
+    }
+    return replace(info, timings_ms={**info.timings_ms, **timings})

@@ -11,23 +11,19 @@ import contextlib
 import logging
 import re
 import time
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError, RayError
-from ray.util.placement_group import PlacementGroup
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import (
     BadRequest,
     Cause,
-    GangFailed,
     InternalError,
     LimitReached,
     NoCapacity,
@@ -51,11 +47,12 @@ from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
-from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names
+from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names, one_line, timed
 from raybox_cluster.pool.cluster_view import look, report_demand
 from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
 from raybox_cluster.pool.fronts import Fronts, node_of_front
+from raybox_cluster.pool.gang_keeper import GangKeeper, gang_key, member_key
 from raybox_cluster.pool.instructions import (
     AnswerClaim,
     AnswerGang,
@@ -87,8 +84,6 @@ from raybox_cluster.pool.state import PoolState
 
 logger = logging.getLogger(__name__)
 
-#: A member of a gang that is never confirmed ends by itself so long after the gang's deadline.
-CONFIRM_WITHIN_S: Final = 30.0
 #: Every so many sweeps, placement groups that nobody owns are looked for.
 PLACEMENT_SWEEPS: Final = 10
 DESCRIBE_TIMEOUT_S: Final = 2.0
@@ -106,16 +101,6 @@ RETIRE_TIMEOUT_S: Final = 15.0
 KEYS_KEPT: Final = 10_000
 #: After so many, whoever waits for a new pool is told rather than kept waiting; a second or two of repeated failures.
 PROBLEMS_BORNE: Final = 4
-
-
-@dataclass(slots=True)
-class _Making:
-    """A gang that somebody waits for."""
-
-    timeout_s: float
-    asked_at_s: float
-    future: asyncio.Future[list[SandboxInfo]]
-    infos: list[SandboxInfo] = field(default_factory=list)  #: once all are confirmed
 
 
 class PoolManager:
@@ -144,10 +129,16 @@ class PoolManager:
         #: Creates by owner and idempotency key, done or under way. Failed ones are forgotten.
         self._by_key: OrderedDict[tuple[str, str], asyncio.Future[Any]] = OrderedDict()
         self._claims_begun = 0
-        self._gangs: dict[str, _Making] = {}
-        #: What the actor said to the member that its gang fails for, by claim.
-        self._member_errors: dict[str, RayboxError] = {}
-        self._groups: dict[str, PlacementGroup] = {}
+        self._gangs = GangKeeper(
+            config,
+            tell=self._tell,
+            spawn=self._spawn,
+            asked=self._asked,
+            confirm=self._confirm,
+            placed=lambda gang_id: gang_id in self._state.placements,
+            requests=self._requests,
+            assigned_at_s=self._assigned_at_s,
+        )
         self._sweeps = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake: asyncio.TimerHandle | None = None
@@ -193,17 +184,17 @@ class PoolManager:
         left. The request must have an idempotency key; the same one of the same owner returns the same sandboxes."""
         await self._recovered.wait()
         assert request.idempotency_key is not None
-        before = [self._by_key.get((request.owner, _key_of(request, index))) for index in range(count)]
+        before = [self._by_key.get((request.owner, member_key(request, index))) for index in range(count)]
         if all(one is not None and one.done() for one in before):  # a former manager made it
             return [one.result() for one in before if one is not None]
-        work = partial(self._claim_many, request, count, deadline_s)
-        infos: list[SandboxInfo] = await self._once(request.owner, _gang_key(request.idempotency_key), work)
+        work = partial(self._gangs.make, request, count, deadline_s)
+        infos: list[SandboxInfo] = await self._once(request.owner, gang_key(request.idempotency_key), work)
         return infos
 
     async def drop_many(self, owner: str, idempotency_key: str) -> None:
         """Whoever called claim_many with this key has gone: end what is left of it. Idempotent."""
         await self._recovered.wait()
-        task = self._by_key.pop((owner, _gang_key(idempotency_key)), None)
+        task = self._by_key.pop((owner, gang_key(idempotency_key)), None)
         if task is None:
             return
         task.cancel()
@@ -320,7 +311,7 @@ class PoolManager:
         try:
             self._tell(self._asked(claim_id, request))
             info = await future
-            return _timed(info, asked_at_s, self._assigned_at_s[claim_id], time.monotonic())
+            return timed(info, asked_at_s, self._assigned_at_s[claim_id], time.monotonic())
         finally:
             wait.cancel()
             del self._futures[claim_id], self._requests[claim_id]
@@ -344,96 +335,12 @@ class PoolManager:
             weight=request.weight,
         )
 
-    async def _claim_many(self, request: CreateRequest, count: int, deadline_s: float) -> list[SandboxInfo]:
-        if not 0 < request.timeout_s <= self._config.max_timeout_s:
-            raise BadRequest(f"timeout must be over 0 and at most {self._config.max_timeout_s:.0f} seconds")
-        gang_id = f"gang-{uuid.uuid4().hex}"
-        # Pending until all are there: should nobody be left to confirm them, they end soon by themselves.
-        pending_s = min(deadline_s + CONFIRM_WITHIN_S, self._config.max_timeout_s)
-        members = {
-            f"{gang_id}/{index}": replace(
-                request, gang=gang_id, idempotency_key=_key_of(request, index), timeout_s=pending_s
-            )
-            for index in range(count)
-        }
-        asked = tuple(self._asked(claim_id, member) for claim_id, member in members.items())
-        making = self._gangs[gang_id] = _Making(
-            request.timeout_s, time.monotonic(), asyncio.get_running_loop().create_future()
-        )
-        self._requests |= members
-        late = asyncio.get_running_loop().call_later(deadline_s, self._tell, ev.GangDeadlinePassed(gang_id))
-        try:
-            self._tell(ev.GangAsked(gang_id, asked))
-            return await making.future
-        finally:
-            late.cancel()
-            del self._gangs[gang_id]
-            for claim_id in members:
-                del self._requests[claim_id]
-                self._assigned_at_s.pop(claim_id, None)
-                self._member_errors.pop(claim_id, None)
-            self._tell(ev.GangDropped(gang_id))  # if it is not over, its caller has gone
-
-    async def _confirm(self, gang_id: str, members: tuple[tuple[str, SlotKey, SandboxInfo], ...]) -> None:
-        making = self._gangs.get(gang_id)
-        if making is None:
-            return  # its caller has gone
-        words = await asyncio.gather(
-            *(self._confirm_one(key, info, making.timeout_s) for _, key, info in members), return_exceptions=True
-        )
-        for (claim_id, _, _), word in zip(members, words, strict=True):
-            if isinstance(word, BaseException):
-                self._tell(ev.GangBroke(gang_id, claim_id, f"it was lost before all were there: {_one_line(word)}"))
-                return
-        ready_at_s = time.monotonic()
-        for (claim_id, _, _), word in zip(members, words, strict=True):
-            assert isinstance(word, SlotDescription)
-            self._tell(ev.SlotDescribed(word))
-            if word.info is not None:
-                assigned_at_s = self._assigned_at_s.get(claim_id, ready_at_s)
-                making.infos.append(_timed(word.info, making.asked_at_s, assigned_at_s, ready_at_s))
-        self._tell(ev.GangConfirmed(gang_id))
-
-    async def _confirm_one(self, key: SlotKey, info: SandboxInfo, timeout_s: float) -> SlotDescription:
+    async def _confirm(self, key: SlotKey, info: SandboxInfo, timeout_s: float) -> SlotDescription:
         handle = self._handles.get(key)
         if handle is None:
             raise SandboxLost(info.sandbox_id, "internal")
         description: SlotDescription = await answer(handle.confirm.remote(info.sandbox_id, timeout_s), CLAIM_TIMEOUT_S)
         return description
-
-    def _fail(self, order: FailGang) -> None:
-        making = self._gangs.get(order.gang_id)
-        if making is None or making.future.done():
-            return
-        cause: RayboxError
-        if order.cause == "limit":
-            cause = LimitReached(order.reason)
-        elif order.cause == "capacity":
-            cause = NoCapacity(order.reason, order.retry_after_s)
-        else:
-            cause = self._member_errors.get(order.failed or "") or InternalError(order.reason)
-        making.future.set_exception(GangFailed(cause, order.report))
-
-    async def _reserve(self, gang_id: str, bundles: int) -> None:
-        group = self._groups[gang_id] = await asyncio.to_thread(
-            placement_groups.reserve, self._config, gang_id, bundles
-        )
-        if gang_id not in self._state.placements:  # the gang has ended meanwhile
-            await self._remove_placement(gang_id)
-            return
-        try:
-            await group.ready()
-            node_ids = await asyncio.to_thread(placement_groups.nodes_of, group, bundles)
-        except (RayError, KeyError) as error:  # removed meanwhile, or it cannot be
-            self._tell(
-                ev.PlacementFailed(gang_id, f"Ray could not reserve room for {bundles} sandboxes: {error}"[:500])
-            )
-        else:
-            self._tell(ev.PlacementReady(gang_id, node_ids))
-
-    async def _remove_placement(self, gang_id: str) -> None:
-        self._groups.pop(gang_id, None)
-        await asyncio.to_thread(placement_groups.remove, self._config, gang_id)
 
     async def _assign(self, claim_id: str, key: SlotKey) -> None:
         request = self._requests.get(claim_id)
@@ -452,7 +359,7 @@ class PoolManager:
             if (future := self._futures.get(claim_id)) is not None and not future.done():
                 future.set_exception(error)
             if request.gang:
-                self._member_errors[claim_id] = error
+                self._gangs.dropped(claim_id, error)
             self._tell(ev.ClaimDropped(claim_id, key, str(error)))
         except (RayActorError, TimeoutError) as error:
             # Whether it was claimed is not known. Nobody has the id, so ending the actor loses and leaks nothing.
@@ -483,7 +390,7 @@ class PoolManager:
             case StopNodeAgent(node_id):
                 self._spawn(self._stop_agent(node_id))
             case StartSlot(key, placement, bundle):
-                within = Bundle(self._groups[placement], bundle, placement) if placement else None
+                within = self._gangs.bundle(placement, bundle) if placement else None
                 self._spawn(self._start_slot(key, within))
             case PrepareSlot(key):
                 self._spawn(self._prepare(key))
@@ -503,18 +410,8 @@ class PoolManager:
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
                     future.set_exception(NoCapacity(reason, retry_after_s))
-            case ReservePlacement(gang_id, bundles):
-                self._spawn(self._reserve(gang_id, bundles))
-            case RemovePlacement(gang_id):
-                self._spawn(self._remove_placement(gang_id))
-            case ConfirmGang(gang_id, members):
-                self._spawn(self._confirm(gang_id, members))
-            case AnswerGang(gang_id):
-                making = self._gangs.get(gang_id)
-                if making is not None and not making.future.done():
-                    making.future.set_result(making.infos)
-            case FailGang():
-                self._fail(order)
+            case ReservePlacement() | RemovePlacement() | ConfirmGang() | AnswerGang() | FailGang():
+                self._gangs.carry_out(order)
             case RefuseClaim(claim_id, reason):
                 future = self._futures.get(claim_id)
                 if future is not None and not future.done():
@@ -528,12 +425,12 @@ class PoolManager:
             self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
             known = self._state.nodes.get(node_id)
-            said = known is not None and known.agent_problem == _one_line(error)
+            said = known is not None and known.agent_problem == one_line(error)
             if not (said and any(node.agent == "ready" for node in self._state.nodes.values())):
                 self._note(f"node {node_id[:12]}: {error!r}")
             if isinstance(error, RayboxError):  # it has given up; the next attempt shall begin afresh
                 ray.kill(agent, no_restart=False)
-            self._tell(ev.NodeAgentFailed(node_id, _one_line(error) if isinstance(error, RayboxError) else ""))
+            self._tell(ev.NodeAgentFailed(node_id, one_line(error) if isinstance(error, RayboxError) else ""))
         else:
             self._tell(ev.NodeAgentReady(node_id, facts.no_network))
 
@@ -706,8 +603,7 @@ class PoolManager:
             self._remember_keys()
             self._leases.reconcile()
         if self._sweeps % PLACEMENT_SWEEPS == 0:
-            groups = await asyncio.to_thread(placement_groups.existing, self._config)
-            self._tell(ev.PlacementsFound(frozenset(groups.keys() - self._groups.keys())))
+            self._tell(await self._gangs.look())
         self._sweeps += 1
         for node in nodes:
             self._tell(self._seen(node))
@@ -812,35 +708,12 @@ def ensure_pool(
         time.sleep(0.05)
 
 
-def _gang_key(idempotency_key: str) -> str:
-    """Of all the gang, and the beginning of its members'; no caller's own has a slash."""
-    return f"{idempotency_key}/"
-
-
-def _key_of(request: CreateRequest, index: int) -> str:
-    return f"{_gang_key(request.idempotency_key or '')}{index}"
-
-
-def _timed(info: SandboxInfo, asked_at_s: float, assigned_at_s: float, ready_at_s: float) -> SandboxInfo:
-    """With how long its creation took."""
-    timings = {
-        "queued": 1000 * (assigned_at_s - asked_at_s),
-        "claimed": 1000 * (ready_at_s - assigned_at_s),
-        "ready": 1000 * (ready_at_s - asked_at_s),
-    }
-    return replace(info, timings_ms={**info.timings_ms, **timings})
-
-
 def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
     """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
     try:
         answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
     except TimeoutError:
         raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:

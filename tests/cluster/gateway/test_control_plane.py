@@ -441,12 +441,13 @@ async def test_resources_are_asked_for_in_the_metadata(gateway: Gateway) -> None
 
 
 async def test_a_create_may_say_how_long_it_waits(gateway: Gateway) -> None:
-    for headers, metadata, wait_s in (
-        ({"X-Raybox-Wait-Seconds": "0"}, {"raybox.wait_s": "9"}, 0.0),
-        ({}, {"raybox.wait_s": "2.5"}, 2.5),
-        ({}, {}, None),
+    for headers, metadata, ours, wait_s in (
+        ({"X-Raybox-Wait-Seconds": "0"}, {"raybox.wait_s": "9"}, {}, 0.0),
+        ({"X-Raybox-Wait-Seconds": "5"}, {}, {"wait_s": 7}, 7.0),
+        ({}, {"raybox.wait_s": "2.5"}, {}, 2.5),
+        ({}, {}, {}, None),
     ):
-        body = {**CREATE, "metadata": metadata}
+        body = {**CREATE, "metadata": metadata, "raybox": ours}
         assert (await gateway.client.post("/v2/sandboxes", json=body, headers=headers)).status_code == 201
         assert gateway.backend.created[-1].wait_s == wait_s
     for text in ("", "-1", "601", "soon", "nan", "1" * 10):
@@ -454,6 +455,8 @@ async def test_a_create_may_say_how_long_it_waits(gateway: Gateway) -> None:
         assert (refused.status_code, "from 0 to 600" in refused.json()["message"]) == (400, True), text
     refused = await gateway.client.post("/v2/sandboxes", json=CREATE, headers={"X-Raybox-Wait-Seconds": "601"})
     assert refused.json()["message"].startswith("X-Raybox-Wait-Seconds must be")
+    refused = await gateway.client.post("/v2/sandboxes", json={**CREATE, "raybox": {"wait_s": 601}})
+    assert refused.json()["message"] == "wait_s must be between 0 and 600"
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 import raybox
-from raybox import ExecItem, InvalidArgumentException, ItemResult, SandboxException
+from raybox import ExecItem, InvalidArgumentException, ItemResult, SandboxException, _batch_async
 from raybox_actors.values import ItemOutcome, ItemRequest
 from raybox_cluster.batch import wire
 from raybox_cluster.batch.run import Result
@@ -119,7 +119,7 @@ async def test_an_endless_iterable_is_taken_as_results_are_read(gateway: Gateway
     async for result in results:
         count += 1
         assert result.ok
-        assert taken - count <= 2 * 2 + 16 + 1
+        assert taken - count <= 2 * 2 + 16 + 3
         if count == 300:
             break
     await results.aclose()  # type: ignore[attr-defined]  # of a generator
@@ -171,24 +171,44 @@ async def test_at_the_deadline_a_collection_is_told_to_its_end(gateway: Gateway)
     assert {(result.status, result.should_mask_sample) for result in results} == {("deadline", True)}
 
 
-async def test_a_gateway_that_breaks_off_loses_no_item(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def breaking_off(monkeypatch: pytest.MonkeyPatch, breaks: Callable[[Result], bool]) -> None:
+    """Answers end in their midst instead of with such a result, as when the replica dies."""
     good = wire.result_line
 
-    def break_off(result: Result) -> bytes:
-        if result.index == 1:
+    def line(result: Result) -> bytes:
+        if breaks(result):
             raise StreamAborted("as when the replica dies")
         return good(result)
 
-    monkeypatch.setattr(wire, "result_line", break_off)
+    monkeypatch.setattr(wire, "result_line", line)
+    monkeypatch.setattr(_batch_async, "BROKEN_PAUSE_S", 0.01)
+
+
+async def test_what_breaks_off_is_asked_again(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has a result is not."""
+    breaking_off(monkeypatch, lambda result: result.index == 5)  # of each answer
+    items = [ExecItem(str(number), id=f"n{number}") for number in range(40)]
+    results = await collect(pool_of(gateway).exec_many(iter(items), max_in_flight=2))
+    assert sorted(result.index for result in results) == list(range(40))
+    assert all(
+        (result.stdout, result.id, result.ok) == (str(result.index), f"n{result.index}", True) for result in results
+    )
+    assert max(result.attempts for result in results) > 1
+
+
+async def test_a_gateway_that_is_gone_loses_no_item(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaking_off(monkeypatch, lambda result: result.name != "good")
     found = []
 
     async def read() -> None:
-        async for result in pool_of(gateway).exec_many(["ok", "cut", "cut"], max_in_flight=1):
+        items: list[str | ExecItem] = [ExecItem("1", id="good"), "2", "3"]
+        async for result in pool_of(gateway).exec_many(items, max_in_flight=1):
             found.append((result.index, result.status, result.should_mask_sample))  # noqa: PERF401  # kept if it fails
 
     with pytest.raises(SandboxException):
         await read()
-    assert found == [(0, "ok", False), (1, "infrastructure", True), (2, "infrastructure", True)]
+    assert found[0] == (0, "ok", False)
+    assert sorted(found[1:]) == [(1, "infrastructure", True), (2, "infrastructure", True)]
 
 
 async def test_callers_that_block_have_the_same(gateway: Gateway) -> None:
