@@ -61,6 +61,8 @@ from ._filesystem_async import AsyncFileStreamReader, AsyncWatchHandle
 from ._filesystem_sync import FileStreamReader, WatchHandle
 from ._git_models import GitBranches, GitFileStatus, GitResetMode, GitStatus
 from ._git_sync import Git
+from ._lease_async import AsyncLease
+from ._lease_sync import Lease
 from ._models import (
     Context,
     Execution,
@@ -91,6 +93,7 @@ __all__ = [
     "AsyncCommandHandle",
     "AsyncCommandInputHandle",
     "AsyncFileStreamReader",
+    "AsyncLease",
     "AsyncPool",
     "AsyncSandbox",
     "AsyncSandboxPaginator",
@@ -123,6 +126,7 @@ __all__ = [
     "GitUpstreamException",
     "InvalidArgumentException",
     "ItemResult",
+    "Lease",
     "LimitException",
     "Logs",
     "MIMEType",

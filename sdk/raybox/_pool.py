@@ -9,6 +9,7 @@ from typing import Any, Literal
 from . import _requests
 from ._batch import BatchOptions, options_of
 from ._config import DEFAULT_TEMPLATE, ApiParams, ConnectionConfig
+from ._lease import LeaseOwner, lease_request
 from ._requests import Request
 
 
@@ -47,6 +48,18 @@ class PoolBase:
         options, wanted = split(params)
         config = self._config.with_options(options)
         return config, _requests.create(config, template or DEFAULT_TEMPLATE, **wanted)
+
+    def _lease(
+        self,
+        key: str,
+        ttl_s: float,
+        owner: LeaseOwner | None,
+        recreate: bool,
+        template: str | None,
+        params: CreateParams,
+    ) -> tuple[ConnectionConfig, Request]:
+        config, create = self._create(template, params)
+        return config, lease_request(config, key, ttl_s, owner, recreate, create)
 
     def _batch(
         self, template: str | None, options: BatchOptions, params: CreateParams

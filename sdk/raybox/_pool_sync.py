@@ -10,6 +10,8 @@ from typing import Unpack
 from . import _batch_sync, _requests, _responses, _transport
 from ._batch import BatchOptions, ItemKind, ItemResult, Items
 from ._config import ApiParams
+from ._lease import DEFAULT_TTL_S, LeaseOwner
+from ._lease_sync import Lease
 from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
 from ._pool import CreateParams, PoolBase, resolve
 from ._pool_models import PoolCapacity
@@ -83,6 +85,29 @@ class Pool(PoolBase):
         """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
         request = _requests.kill(self._config.with_options(opts), sandbox_id)
         return _transport.send(request, _GONE).status != 404
+
+    def lease(
+        self,
+        key: str,
+        *,
+        ttl_s: float = DEFAULT_TTL_S,
+        owner: LeaseOwner | None = None,
+        recreate: bool = False,
+        template: str | None = None,
+        **params: Unpack[CreateParams],
+    ) -> Lease:
+        """The sandbox of a key: the same one for every call with it, from any process, until it is released, has not
+        been leased or renewed for `ttl_s`, or its last owner is dead. Whoever leases it is one of its owners.
+
+        key: 1 to 255 letters, digits and characters of "._:~@=+-"; each API key has keys of its own. owner: "job",
+        "actor" or "process" of Ray, "process" over HTTP (its heartbeats), or "none", which never dies; default: the job
+        over Ray, this process over HTTP. Death is noticed within ten seconds. recreate: a sandbox that was lost is
+        replaced without a word. template, params: as for `create`, if there has to be one; without `timeout`.
+        Raises SandboxNotRunningException, once, when the sandbox of the key died of itself since the last call (`cause`
+        and `should_mask_sample` say of what): its state is gone, and the next call makes another. Also what `create`
+        raises, and LimitException beyond 64 living owners. Can be repeated.
+        """
+        return Lease._got(*self._lease(key, ttl_s, owner, recreate, template, params), key)
 
     def exec_many(
         self,

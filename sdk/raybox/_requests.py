@@ -44,6 +44,9 @@ Operation = Literal[
     "restart_context",
     "remove_context",
     "health",
+    "lease",
+    "release_lease",
+    "heartbeat",
     "get_metrics",
     "update_network",
     "read_file",
@@ -256,6 +259,28 @@ def get_metrics(config: ConnectionConfig, sandbox_id: str, start: datetime | Non
 def update_network(config: ConnectionConfig, sandbox_id: str, network: Mapping[str, Any]) -> Request:
     path = f"/sandboxes/{_segment(sandbox_id)}/network"
     return _control(config, "update_network", "PUT", path, sandbox_id, network_update_body(network))
+
+
+def lease(config: ConnectionConfig, key: str, payload: Mapping[str, Any]) -> Request:
+    return _control(config, "lease", "PUT", f"/raybox/leases/{_lease_key(key)}", payload=payload)
+
+
+def release_lease(config: ConnectionConfig, key: str, sandbox_id: str) -> Request:
+    params = {"sandbox_id": sandbox_id}
+    path = f"/raybox/leases/{_lease_key(key)}?{urlencode(params)}"
+    return _control(config, "release_lease", "DELETE", path, parameters=params)
+
+
+def heartbeat(config: ConnectionConfig, process_id: str) -> Request:
+    return _control(config, "heartbeat", "POST", "/raybox/leases/heartbeat", payload={"owner": process_id})
+
+
+def _lease_key(key: str) -> str:
+    if not isinstance(key, str) or re.fullmatch(r"[A-Za-z0-9._:~@=+-]{1,255}", key) is None or not key.strip("."):
+        raise InvalidArgumentException(
+            f"the key of a lease must be 1 to 255 letters, digits and characters of '._:~@=+-', got {key!r}"
+        )
+    return quote(key, safe="")
 
 
 def _control(

@@ -51,6 +51,9 @@ CONTROL_PLANE = frozenset(
         "set_timeout",
         "get_metrics",
         "update_network",
+        "lease",
+        "release_lease",
+        "heartbeat",
         "create_many",
         "exec_many",
         "capacity",
@@ -369,6 +372,16 @@ def accesses(request: Request, reply: Reply) -> list[Access]:
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise broken_reply(request, reply, "expected a list")
     return [_access(request, reply, entry) for entry in listed]
+
+
+def leased(request: Request, reply: Reply) -> tuple[Access, bool, float, datetime]:
+    """How to reach the sandbox of a lease, whether it was made just now, its ttl in seconds, and when it ends."""
+    body = _object(request, reply)
+    try:
+        told = _access(request, reply, dict(body["sandbox"]))
+        return told, bool(body["created"]), float(body["ttl_s"]), datetime.fromisoformat(body["expiresAt"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise broken_reply(request, reply, error) from error
 
 
 def capacity(request: Request, reply: Reply) -> PoolCapacity:

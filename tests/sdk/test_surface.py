@@ -14,7 +14,17 @@ import e2b
 import pytest
 
 import raybox
-from raybox import AsyncPool, AsyncSandbox, AsyncSandboxPaginator, CreateParams, Pool, Sandbox, SandboxPaginator
+from raybox import (
+    AsyncLease,
+    AsyncPool,
+    AsyncSandbox,
+    AsyncSandboxPaginator,
+    CreateParams,
+    Lease,
+    Pool,
+    Sandbox,
+    SandboxPaginator,
+)
 from raybox._config import ApiParams
 
 # It has no type hints that a checker could read.
@@ -158,14 +168,15 @@ def surface(cls: type) -> dict[str, tuple[list[tuple[str, Any, Any]], str | None
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(Sandbox, AsyncSandbox), (SandboxPaginator, AsyncSandboxPaginator), (Pool, AsyncPool)]
+    ("one", "other"),
+    [(Sandbox, AsyncSandbox), (SandboxPaginator, AsyncSandboxPaginator), (Pool, AsyncPool), (Lease, AsyncLease)],
 )
 def test_twins(one: type, other: type) -> None:
     assert surface(one) == surface(other)
 
 
 def test_public_methods_are_documented() -> None:
-    for cls in (Sandbox, Pool):
+    for cls in (Sandbox, Pool, Lease):
         assert [name for name, (_, doc) in surface(cls).items() if not doc and not name.startswith("__")] == []
 
 
