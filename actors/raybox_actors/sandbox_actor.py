@@ -58,7 +58,7 @@ from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
 from raybox_actors.plain import PlainBatch, PlainError, Remembered, plain_batch, plainly
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
-from raybox_actors.session import NO_NETWORK, Session, SessionOptions, open_session
+from raybox_actors.session import NO_NETWORK, Session, SessionOptions, begin_session
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
@@ -286,6 +286,7 @@ class SandboxActor:
 
         async def read() -> list[ResourceUsage]:
             session, info = self._running(sandbox_id), self._current(sandbox_id)
+            await session.parked()
             found = session.metrics(max(start_s or 0.0, info.started_at_s), end_s)
             return [*found, session.usage()] if end_s is None else found
 
@@ -345,7 +346,9 @@ class SandboxActor:
         return await self._running(sandbox_id).create_context(language, cwd)
 
     async def contexts(self, sandbox_id: str) -> list[ContextInfo]:
-        return self._running(sandbox_id).contexts()
+        session = self._running(sandbox_id)
+        await session.parked()
+        return session.contexts()
 
     async def restart_context(self, sandbox_id: str, context_id: str) -> None:
         await self._running(sandbox_id).restart_context(context_id)
@@ -563,17 +566,28 @@ class SandboxActor:
 
     async def _build(self) -> None:
         try:
-            self._session = await open_session(self._options(), self._walls_died)
+            session = self._session = await begin_session(self._options(), self._walls_died)
+            if self._life.state == "preparing":
+                await session.parked()
             if self._life.state == "preparing":  # nobody waits for it yet; or it would cost the first cell
-                await self._session.exercise()
-                self._session.warm(self._config.warm_languages)
+                await session.exercise()
+                session.warm(self._config.warm_languages)
         except Exception as error:  # whatever it is, the slot must not stay in `preparing` for ever
             if not isinstance(error, RayboxError | OSError):
                 logger.exception("slot %d", self._slot)
             self._failure = f"{type(error).__name__}: {error}"
             self._apply(PrepareFailed(self._failure))
         else:
+            # Whoever waits is answered as soon as the walls stand: the kernel comes up while the answer is on its way.
             self._apply(Prepared())
+            await self._lose_unless_parked(session)
+
+    async def _lose_unless_parked(self, session: Session) -> None:
+        try:
+            await session.parked()
+        except Exception as error:  # whatever it is, nobody can do anything with such a sandbox
+            logger.warning("slot %d: %r", self._slot, error)
+            self._apply(WallsDied())
 
     def _walls_died(self) -> None:
         self._apply(WallsDied(self._session.death_cause() if self._session is not None else "internal"))

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,7 +79,7 @@ class SessionOptions:
 
 
 class Session:
-    """Made by `open_session`; ended by `close`. Every method runs on the loop that made it."""
+    """Made by `open_session` or `begin_session`; ended by `close`. Every method runs on the loop that made it."""
 
     def __init__(
         self, options: SessionOptions, walls: Walls, on_death: Callable[[], None], cgroup: Cgroup | None = None
@@ -106,6 +106,8 @@ class Session:
         self._closer: asyncio.Task[None] | None = None
         self._reason: RayboxError | None = None
         self._oom_kills_sampled = (0, 0)  #: at the last two samples
+        self._parking = self._spawn(self._park())
+        self._parking.add_done_callback(lambda parking: parking.cancelled() or parking.exception())  # retrieved
         #: Told of what people may want to read about later: what happened, and its particulars.
         self.on_event: Callable[[str, dict[str, str]], None] = lambda _what, _facts: None
         self._spawn(self._watch_walls(on_death))
@@ -130,8 +132,12 @@ class Session:
         if self._closing:
             work.close()
             raise self._gone()
+        return await self._outcome(self._spawn(work))
+
+    async def _outcome(self, task: Awaitable[Answer]) -> Answer:
+        """Of a task that `close` cancels. Raises what `close` was given if it did."""
         try:
-            return await self._spawn(work)
+            return await task
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if self._closing and (caller is None or not caller.cancelling()):
@@ -177,29 +183,38 @@ class Session:
                     await self._walls_ended.wait()
         return self._closing or self._walls_ended.is_set()
 
-    async def park(self) -> None:
-        """Have the default Python context ready before anybody asks. Raises InternalError.
+    async def parked(self) -> None:
+        """Return when the default Python context is ready and the network attached, which everything inside waits for.
+        Raises InternalError: then the sandbox is of no use."""
+        await self._outcome(asyncio.shield(self._parking))
 
-        The default JavaScript context is listed from the start, too; its kernel comes with its first cell.
-        """
+    async def _park(self) -> None:
+        if self.options.egress is None:
+            await self._make_defaults()
+        else:
+            await asyncio.gather(self._make_defaults(), self._attach_network(self.options.egress))
+
+    async def _make_defaults(self) -> None:
+        """The default JavaScript context is listed from the start, too; its kernel comes with its first cell."""
         await self._default_context("python")
         self._agent.activate_by(listen_for_sudo(self._walls.first_pid))
         if "javascript" in self.options.languages:
             await self._default_context("javascript")
 
-    async def attach_network(self) -> None:
-        """A way to the internet, if the sandbox is to have one. Takes 20 ms, little of which is this process's. Raises
-        InternalError."""
-        if self.options.egress is not None:
-            self._egress = await self._owned(self.options.egress.attach(self._walls.first_pid))
+    async def _attach_network(self, host: EgressHost) -> None:
+        """Takes 20 ms, little of which is this process's."""
+        self._egress = await self._owned(host.attach(self._walls.first_pid))
 
     async def update_network(self, request: NetworkRequest) -> None:
         """Replace the rules of the sandbox's network; what they deny is cut when this returns. Raises BadRequest where
         there is no network and one is wanted, InternalError (the rules are those of before)."""
-        if self._egress is None:
+        if self.options.egress is None:
             if request.wants_network:
                 raise BadRequest(NO_NETWORK)
-        elif request != self._egress.request:
+            return
+        await self.parked()
+        assert self._egress is not None
+        if request != self._egress.request:
             await self._owned(self._egress.apply(request))
 
     def warm(self, languages: Iterable[str]) -> None:
@@ -226,6 +241,7 @@ class Session:
 
     async def configure(self, env: dict[str, str]) -> None:
         """The sandbox's own environment variables: for every kernel there is and will be."""
+        await self.parked()
         self._place.env = {**self._place.env, **env}
         self._agent.set_variables(env)
         self._place.variables = {**self._place.variables, **env}
@@ -237,6 +253,7 @@ class Session:
 
         Raises InternalError, also where it uses more than that already; then some of them may hold and some may not.
         """
+        await self.parked()
         before = self._place.policy.limits
         self._place.policy = dataclasses.replace(self._place.policy, limits=limits)
         self._meter.limits = limits
@@ -282,6 +299,7 @@ class Session:
     async def _start(self, request: ExecuteRequest) -> Execution:
         if request.context_id is not None and request.language is not None:
             raise BadRequest("Only one of context_id or language can be provided")
+        await self.parked()
         running = self._log.running()
         if len(running) >= self.options.max_waiting:
             raise LimitReached(f"{len(running)} executions have not ended; the limit is {self.options.max_waiting}")
@@ -336,6 +354,7 @@ class Session:
         if self._item_turn.locked():
             raise LimitReached("the sandbox runs an item already; it takes one at a time")
         async with self._item_turn:
+            await self.parked()
             for context_id in list(self._contexts):
                 await self.remove_context(context_id)
             around = Surroundings(self._place, self.options.languages, self._ends, self._oom_kills)
@@ -366,6 +385,7 @@ class Session:
     async def create_context(self, language: str | None, cwd: str | None) -> ContextInfo:
         """A new context with a kernel of its own. Raises BadRequest, LimitReached, InternalError."""
         name = normal_language(language)
+        await self.parked()
         if len(self._contexts) + self._starting >= self.options.max_contexts:
             raise LimitReached(f"the sandbox has {self.options.max_contexts} contexts, its limit")
         context = self._make_context(name, cwd or HOME)
@@ -436,7 +456,8 @@ class Session:
                 except KernelFailed as error:
                     raise InternalError(f"no kernel for the default context: {error}") from error
                 self._default[language] = self._contexts[context.info.context_id] = context
-                self.on_event("context started", {"context_id": context.info.context_id, "language": language})
+                if self._parking.done():  # what a sandbox begins with is no event of its life
+                    self.on_event("context started", {"context_id": context.info.context_id, "language": language})
             return self._default[language]
 
     # ---- files, processes, ports ----
@@ -447,6 +468,7 @@ class Session:
 
     async def agent_connection(self) -> socket.socket:
         """A fresh connection to the agent, the caller's to close. Raises AgentError, or what `close` was given."""
+        await self.parked()
         ours, theirs = socket.socketpair()
         try:
             await self._owned(self._agent.hand_over(theirs))
@@ -537,7 +559,20 @@ def _make_cgroup(options: SessionOptions) -> list[Cgroup]:
 
 
 async def open_session(options: SessionOptions, on_death: Callable[[], None]) -> Session:
-    """Build walls and park a Python kernel in them. `on_death` is called once if the walls end without `close`.
+    """`begin_session`, and wait until all of it is there. Raises InternalError; then nothing is left, nor on
+    cancellation."""
+    session = await begin_session(options, on_death)
+    try:
+        await session.parked()
+    except BaseException:
+        await session.close()
+        raise
+    return session
+
+
+async def begin_session(options: SessionOptions, on_death: Callable[[], None]) -> Session:
+    """Build walls and begin to park a Python kernel in them; return when they stand. Calls that need something inside
+    wait until it is `parked`. `on_death` is called once if the walls end without `close`.
 
     Blocks the loop for about 3 ms while bubblewrap starts: the thread of the loop must be the one whose end the walls
     are tied to. Raises InternalError; then nothing is left. On cancellation, too.
@@ -555,10 +590,7 @@ async def open_session(options: SessionOptions, on_death: Callable[[], None]) ->
         raise
     session = Session(options, walls, on_death, *made)
     try:
-        if options.egress is None:
-            await session.park()
-        else:
-            await asyncio.gather(session.park(), session.attach_network())
+        await walls.stand()
     except BaseException:
         await session.close()
         raise

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-from raybox_actors.config import NAMESPACE, PoolConfig, node_agent_name, sandbox_actor_name
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, NotFound, SandboxLost, SlotTaken
 from raybox_actors.isolation.orphans import wall_marks
 from raybox_actors.isolation.policy import host_slot
@@ -41,18 +42,27 @@ SLEEP = "import time; time.sleep(60)"
 _numbers = itertools.count(1)
 
 
+class AgentWithoutTun(NodeAgent):
+    """Of a node whose kernel lacks what a network needs."""
+
+    async def start(self) -> NodeFacts:
+        return replace(await super().start(), no_network="no tun device")
+
+
 class Pool:
     """A node agent and its sandbox actors; no manager."""
 
-    def __init__(self, node_id: str, run_dir: Path, network: str = "none") -> None:
-        self.node_id = node_id
+    def __init__(
+        self, node_id: str, run_dir: Path, network: str = "none", agent_class: type[NodeAgent] = NodeAgent
+    ) -> None:
+        self.node_id, self.agent_class = node_id, agent_class
         name = f"t{os.getpid() % 10_000}-{next(_numbers)}"
         self.config = PoolConfig(name=name, secret=b"x", run_dir=str(run_dir), network=network)
         self.actors: list[Any] = []
         self.agent = self.start_agent()
 
     def start_agent(self) -> Any:
-        agent = ray.remote(NodeAgent).options(
+        agent = REMOTE(self.agent_class).options(
             name=node_agent_name(self.config, self.node_id), namespace=NAMESPACE, num_cpus=0, lifetime="detached"
         )
         self.agent = agent.remote(self.config, self.node_id)
@@ -141,6 +151,21 @@ def running(actor: Any, sandbox_id: str, code: str) -> Cell:
     while "up" not in cell.text():
         cell.take(ray.get(actor.poll.remote(sandbox_id, cell.execution_id, cell.next_seq, 10), timeout=30))
     return cell
+
+
+def test_a_claim_is_answered_when_the_walls_stand_and_cells_wait_for_the_kernel(pool: Pool, actor: Any) -> None:
+    zygote = pool.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)
+    try:
+        info = ray.get(actor.claim.remote(CreateRequest()), timeout=15)
+        cell = actor.execute.remote(info.sandbox_id, ExecuteRequest("early", "1 + 1"))
+        assert ray.wait([cell], timeout=0.2)[0] == []
+    finally:
+        os.kill(zygote, signal.SIGCONT)
+    early = Cell("early")
+    early.take(ray.get(cell, timeout=30))
+    assert finish(actor, info.sandbox_id, early).result == "2"
+    ray.get(actor.kill.remote(info.sandbox_id))
 
 
 def test_an_interrupt_arrives_in_a_real_actor(actor: Any, claimed: SandboxInfo) -> None:
@@ -316,6 +341,25 @@ def test_a_pool_without_network_says_so_and_refuses_who_needs_one(actor: Any) ->
         assert ray.get(actor.info.remote(info.sandbox_id)).network is None
     finally:
         ray.get(actor.kill.remote(info.sandbox_id))
+
+
+def test_a_node_that_cannot_give_the_pool_s_network_serves_who_needs_none_and_tells_others(
+    ray_cluster: str, run_folder: Path
+) -> None:
+    pool = Pool(ray_cluster, run_folder, "egress", AgentWithoutTun)
+    try:
+        actor = pool.slot()
+        for request in (CreateRequest(), CreateRequest(network=CLOSED)):
+            with pytest.raises(RayTaskError) as raised:
+                ray.get(actor.claim.remote(request))
+            assert isinstance(raised.value.cause, BadRequest)
+            assert "no tun device" in str(raised.value.cause)
+        ray.get(actor.prepare.remote(), timeout=60)
+        info = ray.get(actor.claim.remote(CreateRequest(allow_internet_access=False)), timeout=60)
+        assert not info.allow_internet_access
+        assert run(actor, info.sandbox_id, ROUTES).result == "0"
+    finally:
+        pool.stop()
 
 
 @pytest.mark.skipif(egress_available() is not None, reason="no egress here")

@@ -13,7 +13,7 @@ from raybox_actors.contexts import TimeoutPolicy
 from raybox_actors.errors import BadRequest, Conflict, InternalError, LimitReached, NotFound, SandboxLost
 from raybox_actors.executions import OutputLimits
 from raybox_actors.kernels.languages import normal_language
-from raybox_actors.session import SessionOptions, open_session
+from raybox_actors.session import SessionOptions, begin_session, open_session
 from raybox_actors.values import ExecuteRequest
 from raybox_actors.zygote_process import ZygoteProcess
 from tests.actors.driving import Cell, Driver, children_of, eventually, inside, namespace_of, parse
@@ -408,6 +408,30 @@ async def test_opening_that_is_cancelled_leaves_nothing(base_options: SessionOpt
             await opening
 
 
+async def test_what_has_only_begun_keeps_calls_waiting_until_it_is_parked(
+    base_options: SessionOptions, no_leaks: None
+) -> None:
+    session = await begin_session(base_options, lambda: None)
+    try:
+        assert session.contexts() == []
+        cell = await Driver(session).run("1 + 1")
+        assert cell.result == "2"
+        assert session.contexts()
+    finally:
+        await session.close()
+
+
+async def test_what_began_and_ends_before_it_is_parked_leaves_nothing(
+    base_options: SessionOptions, no_leaks: None
+) -> None:
+    session = await begin_session(base_options, lambda: None)
+    running = asyncio.create_task(Driver(session).run("1 + 1"))
+    await asyncio.sleep(0)
+    await session.close(SandboxLost("s", "killed"))
+    with pytest.raises(SandboxLost):
+        await running
+
+
 async def test_opening_without_a_zygote_fails_and_leaves_nothing(
     base_options: SessionOptions, no_leaks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -419,6 +443,11 @@ async def test_opening_without_a_zygote_fails_and_leaves_nothing(
     options = dataclasses.replace(base_options, zygote_address=f"{base_options.zygote_address}.absent")
     with pytest.raises(InternalError, match="no zygote"):
         await open_session(options, lambda: None)
+    begun = await begin_session(options, lambda: None)
+    for call in (begun.parked(), begun.create_context(None, None), Driver(begun).run("1 + 1")):
+        with pytest.raises(InternalError, match="no zygote"):
+            await call
+    await begun.close()
 
 
 async def test_the_end_of_pid_1_is_the_sandbox_s_and_no_fault_of_the_cell(session: OpenSession) -> None:

@@ -24,7 +24,7 @@ from raybox_cluster import cli_processes
 from raybox_cluster.cli_processes import Process
 from tests.actors.conftest import base_options, no_leaks, run_folder, session, template, zygote
 from tests.actors.driving import Driver
-from tests.support.components import host_slot_of, processes_inside, walls_of
+from tests.support.components import first_inside, host_slot_of, processes_inside, walls_of
 from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
 
@@ -97,7 +97,7 @@ class Attacker:
     @property
     def first_pid(self) -> int:
         """The host's number of the sandbox's first process."""
-        return int(Path(f"/proc/{self.walls}/task/{self.walls}/children").read_text().split()[0])
+        return first_inside(self.walls)
 
     @cached_property
     def group(self) -> Cgroup:

@@ -207,7 +207,7 @@ def test_json_that_grows_when_it_is_read_is_refused(attacker: Attacker) -> None:
 def test_too_many_contexts_are_refused(attacker: Attacker) -> None:
     for _ in range(64 - len(attacker.sandbox.list_code_contexts())):
         attacker.sandbox.create_code_context()
-    with pytest.raises(raybox.RateLimitException, match="64 contexts"):
+    with pytest.raises(raybox.LimitException, match="64 contexts"):
         attacker.sandbox.create_code_context()
 
 

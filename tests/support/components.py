@@ -53,10 +53,14 @@ def walls_of(pool: RunningPool, sandbox_id: str) -> int:
     return min(found, key=lambda pid: parent(pid) in found)
 
 
+def first_inside(walls: int) -> int:
+    """The host's number of the sandbox's first process."""
+    return int(Path(f"/proc/{walls}/task/{walls}/children").read_text().split()[0])
+
+
 def processes_inside(walls: int) -> list[int]:
     """Every process in the mount namespace of a sandbox: its first process, its kernels and their children."""
-    children = Path(f"/proc/{walls}/task/{walls}/children").read_text().split()
-    inside = Path(f"/proc/{children[0]}/ns/mnt").readlink()
+    inside = Path(f"/proc/{first_inside(walls)}/ns/mnt").readlink()
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -147,11 +147,15 @@ class Walls:
         self.furnished = False
         #: Everything is mounted and the first process runs; before that only the pid namespace is of use.
         self.standing = False
+        self._turn = asyncio.Lock()
 
     async def stand(self) -> None:
-        """Return when they stand, a few milliseconds after the start. Raises InternalError. One caller at a time."""
-        if self.standing:
-            return
+        """Return when they stand, a few milliseconds after the start. Raises InternalError."""
+        async with self._turn:
+            if not self.standing:
+                await self._stand()
+
+    async def _stand(self) -> None:
         assert self.process.stdout is not None
         fd = self.process.stdout.fileno()
         loop = asyncio.get_running_loop()

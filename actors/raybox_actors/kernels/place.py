@@ -37,6 +37,7 @@ class Place:
         being built, and waits for them. Nobody else may enter before it is in.
         """
         joins = self.cgroup.joins if self.cgroup is not None else []
+        standing = self.walls.standing  # which may change while we wait for a namespace
         actor_nice = os.getpriority(os.PRIO_PROCESS, 0)
         nice = min(19, actor_nice + self.policy.nice_above_actor)
         asked = {
@@ -51,14 +52,14 @@ class Place:
             "oom_score_adj": self.policy.oom_score_adj,
             "rlimits": self.policy.limits.rlimits(),
             "joins": len(joins),
-            "has_gate": not self.walls.standing,
+            "has_gate": not standing,
             "view": view_plan(self.policy) if self.private else None,
             "has_bundle": bundle is not None,
         }
         passed = [self.walls.pidfd, *fds, await self.identity.namespace(self.zygote), *joins]
         if bundle is not None:
             passed.append(bundle)
-        if self.walls.standing:
+        if standing:
             child = await self.zygote.spawn(asked, passed)
         else:
             child = await self._enter_unfinished(asked, passed)

@@ -133,14 +133,21 @@ class Batch:
                     continue
                 moments = [at_s for at_s in (ends_at_s, self._schedule.wakes_at_s) if at_s is not None]
                 limit_s = max(0.0, min(moments) - now_s) if moments else None
-                done, _ = await asyncio.wait(self._tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                for task in await self._any_done(limit_s):
                     worker = self._tasks.pop(task)
                     self._runs.pop(worker, None)
                     self._carry_out(task.result()(time.monotonic()))
                 self._carry_out(self._schedule.look(time.monotonic()))
         finally:
             await self._end()
+
+    async def _any_done(self, limit_s: float | None) -> set[asyncio.Task[Any]]:
+        """What is done by then; while the pool is full there may be nothing to wait for but time."""
+        if not self._tasks:
+            await asyncio.sleep(limit_s or 0.0)
+            return set()
+        done, _ = await asyncio.wait(self._tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        return done
 
     def _begin(self, about: int, work: Coroutine[Any, Any, Said]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -166,7 +173,7 @@ class Batch:
 
     def _result(self, index: int, attempts: int, verdict: Status | None) -> Result:
         held = self._held.pop(index)
-        if verdict is None and held.result is not None:
+        if held.result is not None:  # perhaps in the very moment of the deadline
             return replace(held.result, attempts=attempts)
         error = held.fault or self._refusal if verdict == "infrastructure" else None
         return Result(index, held.entry.name, verdict or "infrastructure", attempts, None, error)
@@ -190,6 +197,10 @@ class Batch:
             pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
             full = isinstance(error, (NoCapacity, LimitReached))
             return partial(self._schedule.worker_refused, worker, max(pause_s, PAUSE_S), full)
+        except Exception as error:
+            logger.exception("a sandbox for a batch")
+            self._refusal = InternalError(f"no sandbox could be made: {type(error).__name__}")
+            return partial(self._schedule.worker_refused, worker, PAUSE_S, False)
         self._workers[worker] = place
         return partial(self._schedule.worker_started, worker)
 

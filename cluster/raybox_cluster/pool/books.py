@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from raybox_actors import sandbox_id as ids
 from raybox_actors.config import Placement
@@ -49,6 +50,8 @@ class Books:
     claims: dict[str, Claim] = field(default_factory=dict, init=False)
     #: Those of `claims` without a slot.
     waiting: WaitingLine = field(default_factory=WaitingLine, init=False)
+    #: Whose wait is over and who may be among `waiting`: rejected unless they are served now.
+    _late: list[str] = field(default_factory=list, init=False)
     #: By id, those that their owner's quota has no room for; not among `claims`, and charged to nobody.
     over_quota: dict[str, Claim] = field(default_factory=dict, init=False)
     #: Those that are neither whole nor given up.
@@ -66,6 +69,11 @@ class Books:
     #: Keys of direct claims whose outcome nobody knows, and gangs of former managers that never became whole: a sandbox
     #: born under one is nobody's.
     abandoned: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
+    #: The deadlines of sandboxes, sorted, and how many slots were about to come free, when that was last looked at:
+    #: a storm of rejections does not look each time.
+    _ends_at_s: list[float] = field(default_factory=list, init=False)
+    _coming: int = field(default=0, init=False)
+    _outlook_at_s: float = field(default=-inf, init=False)
     #: When slots came free, the latest last.
     freed_at_s: deque[float] = field(default_factory=deque, init=False)
     #: When Ticked may bring new instructions; None: not by time alone.
@@ -139,7 +147,7 @@ class Books:
             limit=limit,
             waiting=len(self.waiting),
             retry_after_s=blocked,
-            pool_live=sum(1 for _ in self.live()),
+            pool_live=sum(use.sandboxes for use in self.ledger.uses.values()) - len(self.waiting),
             pool_limit=self.sandboxes,
         )
 
@@ -191,17 +199,20 @@ class Books:
 
     def _retry_after_s(self, wanted: int, now_s: float) -> float:
         """What a caller is told who needs so many slots, behind all who wait."""
-        coming = len(self.buckets["silent"]) + sum(
-            slot.description is not None and slot.description.state == "destroying"
-            for slot in self.buckets["taken"].values()
-        )
-        unix_s = now_s + self.unix_ahead_s
+        if not self._outlook_at_s <= now_s < self._outlook_at_s + self.policy.outlook_kept_s:
+            unix_s = now_s + self.unix_ahead_s
+            self._outlook_at_s = now_s
+            self._ends_at_s = sorted(info.end_at_s - unix_s + now_s for info in self.live())
+            self._coming = len(self.buckets["silent"]) + sum(
+                slot.description is not None and slot.description.state == "destroying"
+                for slot in self.buckets["taken"].values()
+            )
         return self.policy.retry_after_s(
             free_in_s(
                 wanted + len(self.waiting),
-                coming=coming,
+                coming=self._coming,
                 freed_at_s=self.freed_at_s,
-                ends_in_s=(info.end_at_s - unix_s for info in self.live()),
+                ends_at_s=self._ends_at_s,
                 now_s=now_s,
             )
         )
@@ -221,6 +232,8 @@ class Books:
 
     def _enter(self, claim: Claim) -> None:
         self.claims[claim.claim_id] = claim
+        if claim.expired:
+            self._late.append(claim.claim_id)
         self.waiting.add(claim.claim_id, claim.owner, claim.weight)
         self.ledger.move(None, claim.charge)
 

@@ -241,6 +241,8 @@ class GangRules(Books):
             self._leave(claim_id)
             return
         self.waiting.put_back(claim_id, claim.owner)
+        if claim.expired:
+            self._late.append(claim_id)
         if claim.gang:
             self.gangs[claim.gang].in_line[claim_id] = None
 

@@ -26,6 +26,7 @@ class Policy:
     retry_soon_s: float = 1.0  #: nobody is told to come back earlier
     retry_late_s: float = 5.0  #: told when nothing is known of slots that will come free
     retry_most_s: float = 60.0  #: nobody is told to come back later
+    outlook_kept_s: float = 0.25  #: for which deadlines and so on are not looked through again
     freed_remembered: int = 64  #: how many slots that came free tell the rate
 
     def backoff_s(self, failures: int) -> float:

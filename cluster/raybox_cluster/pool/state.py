@@ -214,6 +214,7 @@ class PoolState(GangRules):
     def _claim_deadline_passed(self, event: ev.ClaimDeadlinePassed, _now_s: float) -> list[Instruction]:
         if claim := self.claims.get(event.claim_id) or self.over_quota.get(event.claim_id):
             claim.expired = True
+            self._late.append(claim.claim_id)
         return []
 
     def _claim_won(self, event: ev.ClaimWon, _now_s: float) -> list[Instruction]:
@@ -294,9 +295,10 @@ class PoolState(GangRules):
             slot = self._soonest(claim.near_node_id)
             self._pause_refill(slot, now_s)
             orders += self._give(slot, claim)
-        expired = [claim for claim_id in self.waiting if (claim := self.claims[claim_id]).expired]
-        for claim in expired:
-            orders += self._reject(claim, "no sandbox came free in time")
+        late, self._late = self._late, []
+        for claim_id in late:
+            if claim_id in self.waiting:
+                orders += self._reject(self.claims[claim_id], "no sandbox came free in time")
         return orders
 
     def _leave_nodes(self, usable: list[Node], now_s: float) -> list[Instruction]:

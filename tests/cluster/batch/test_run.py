@@ -10,6 +10,7 @@ import pytest
 
 from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, SandboxLost
 from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
+from raybox_cluster.batch import run as batch_run
 from raybox_cluster.batch.run import Batch, Entry, Result
 from raybox_cluster.batch.schedule import Rules
 from raybox_cluster.batch.service import Service
@@ -164,6 +165,27 @@ async def test_a_pool_without_room_is_no_fault_of_the_items(backend: MemoryBacke
     results = await collect(batch_of(backend, entries("ab"), Rules(2, starved_s=0.0)))
     assert [(one.status, one.should_mask_sample) for one in results] == [("infrastructure", True)] * 2
     assert all(one.error is not None and one.error.kind == "capacity" for one in results)
+
+
+@pytest.mark.parametrize(
+    "refusal", [NoCapacity("full", 0.0), InternalError("no zygote"), RuntimeError("what nobody expected")]
+)
+async def test_items_wait_for_a_pool_that_is_in_trouble(
+    backend: MemoryBackend, refusal: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, asked = backend.create, 0
+
+    async def at_last(request: CreateRequest) -> SandboxInfo:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise refusal
+        return await create(request)
+
+    backend.create = at_last  # type: ignore[method-assign]
+    monkeypatch.setattr(batch_run, "PAUSE_S", 0.01)
+    results = await collect(batch_of(backend, entries("a"), Rules(2)))
+    assert [one.status for one in results] == ["ok"]
 
 
 async def test_the_deadline_ends_what_runs_and_what_waits(backend: MemoryBackend) -> None:

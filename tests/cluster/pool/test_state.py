@@ -253,6 +253,18 @@ def test_a_rejected_claim_is_told_of_the_rate_at_which_slots_come_free() -> None
     assert order.retry_after_s == 8.0  # one for the claim that waits, one for whoever comes back
 
 
+def test_a_storm_of_rejections_looks_at_the_deadlines_once() -> None:
+    pool = a_pool("running", policy=Policy(outlook_kept_s=5.0))
+    feed(pool, ev.ClaimAsked("a"), ev.ClaimDeadlinePassed("a"))
+    looked = pool._ends_at_s
+    feed(pool, ev.ClaimAsked("b"), ev.ClaimDeadlinePassed("b"), now_s=4.9)
+    assert pool._ends_at_s is looked
+    (order,) = feed(pool, ev.ClaimAsked("c"), ev.ClaimDeadlinePassed("c"), now_s=290.0)
+    assert pool._ends_at_s is not looked
+    assert isinstance(order, RejectClaim)
+    assert order.retry_after_s == 10.0
+
+
 def test_capacity_is_what_is_free_within_the_quota() -> None:
     pool = a_pool("warm", "idle", "idle", "running")
     nobody = pool.capacity("bob", None, USE, 0.0)

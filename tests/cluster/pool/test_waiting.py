@@ -144,19 +144,19 @@ def test_slots_go_to_who_holds_the_fewest_for_its_weight(slots: int, steps: list
 
 
 def test_what_is_coming_free_anyway_costs_no_wait() -> None:
-    assert free_in_s(2, coming=2, freed_at_s=(), ends_in_s=(), now_s=0) == 0
+    assert free_in_s(2, coming=2, freed_at_s=(), ends_at_s=(), now_s=0) == 0
 
 
 def test_without_anything_known_there_is_no_forecast() -> None:
-    assert free_in_s(1, coming=0, freed_at_s=(1.0,), ends_in_s=(), now_s=2.0) is None
-    assert free_in_s(2, coming=0, freed_at_s=(), ends_in_s=(9.0,), now_s=0) is None
+    assert free_in_s(1, coming=0, freed_at_s=(1.0,), ends_at_s=(), now_s=2.0) is None
+    assert free_in_s(2, coming=0, freed_at_s=(), ends_at_s=(9.0,), now_s=0) is None
     assert Policy().retry_after_s(None) == Policy().retry_late_s
 
 
 def test_the_rate_of_late_and_the_deadlines_whichever_is_sooner() -> None:
-    assert free_in_s(3, coming=1, freed_at_s=(0.0, 5.0, 10.0), ends_in_s=(60.0, 50.0), now_s=10.0) == 10.0
-    assert free_in_s(2, coming=0, freed_at_s=(0.0, 50.0), ends_in_s=(6.0, 4.0), now_s=50.0) == 6.0
-    assert free_in_s(1, coming=0, freed_at_s=(0.0, 1.0), ends_in_s=(30.0,), now_s=WINDOW_S + 9) == 30.0
+    assert free_in_s(3, coming=1, freed_at_s=(0.0, 5.0, 10.0), ends_at_s=(60.0, 70.0), now_s=10.0) == 10.0
+    assert free_in_s(2, coming=0, freed_at_s=(0.0, 50.0), ends_at_s=(54.0, 56.0), now_s=50.0) == 6.0
+    assert free_in_s(1, coming=0, freed_at_s=(0.0, 1.0), ends_at_s=(99.0,), now_s=WINDOW_S + 9) == 30.0
 
 
 @given(
@@ -170,7 +170,7 @@ def test_a_forecast_is_never_negative_and_more_never_comes_sooner(
     wanted: int, coming: int, freed: list[float], ends: list[float], later: float
 ) -> None:
     now_s = max(freed, default=0.0) + later
-    known = {"coming": coming, "freed_at_s": sorted(freed), "ends_in_s": ends, "now_s": now_s}
+    known = {"coming": coming, "freed_at_s": sorted(freed), "ends_at_s": sorted(ends), "now_s": now_s}
     one = free_in_s(wanted, **known)  # type: ignore[arg-type]
     more = free_in_s(wanted + 1, **known)  # type: ignore[arg-type]
     assert one is None or one >= 0
