@@ -44,6 +44,9 @@ def render(url: str, said: dict[str, Any]) -> str:
     ]
     if said["claims_waiting"]:
         lines.append(f"waiting    {said['claims_waiting']} callers for a free sandbox")
+    if said["leases"]:
+        orphaned = f", {said['orphaned_leases']} of dead owners" if said["orphaned_leases"] else ""
+        lines.append(f"leases     {said['leases']}{orphaned}")
     nodes: list[dict[str, Any]] = said["nodes"]
     lines.append(f"nodes      {len(nodes)}")
     for node in nodes:

@@ -141,6 +141,14 @@ def test_status_says_why_a_node_hosts_nothing() -> None:
     ]
 
 
+@pytest.mark.parametrize(("counts", "line"), [((3, 0), "leases     3"), ((3, 1), "leases     3, 1 of dead owners")])
+def test_status_tells_of_leases(counts: tuple[int, int], line: str) -> None:
+    from raybox_actors.values import PoolStatus
+    from raybox_cluster.cli_status import render
+
+    assert line in render("http://x", asdict(PoolStatus([], {}, 2, 2, 0, 0, *counts))).splitlines()
+
+
 class _Stranger(BaseHTTPRequestHandler):
     """Answers everything with 401, or with what is not raybox's."""
 

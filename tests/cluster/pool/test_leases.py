@@ -96,6 +96,33 @@ def test_what_was_given_to_the_caller_stays_and_what_an_attempt_left_goes() -> N
     assert table.get(K).sandbox_id == "given"
 
 
+def test_what_is_being_ended_stays_so_whatever_is_said_of_it() -> None:
+    for runs in (True, False):
+        table = LeaseTable()
+        table.found(sandbox("a"), runs=runs)
+        assert table.free(K, "killed") == "a"
+        table.found(sandbox("a"), runs=True)
+        table.made(K, sandbox("a"))
+        assert (table.ask(K)[0], table.get(K).state) == ("wait", "freeing")
+        table.ended(K, "a", "oom")
+        assert table.ask(K)[0] == "create", "nobody misses it"
+
+
+def test_a_sandbox_that_a_former_manager_had_in_the_making_may_be_lost() -> None:
+    table = LeaseTable()
+    table.found(sandbox("a"), runs=False)
+    table.ended(K, "a", "node_lost")
+    assert table.ask(K)[0] == "report"
+
+
+def test_who_renews_becomes_an_owner() -> None:
+    table = held("a", JOB)
+    table.found(sandbox("a", JOB), runs=True)
+    table.made(K, sandbox("a", JOB, ACTOR))
+    table.found(sandbox("a", JOB), runs=True)
+    assert table.owners() == {JOB, ACTOR}, "an older word of it changes nothing"
+
+
 # --- owners ----------------------------------------------------------------------------------------------------------
 
 
