@@ -8,10 +8,11 @@ import signal
 import tempfile
 from pathlib import Path
 
+from raybox_actors.isolation.cgroup import remove_pool, this_machine
 from raybox_cluster import cli_processes, cli_state
 from raybox_cluster.cli_processes import Process
 from raybox_cluster.cli_state import PoolRecord, UserError
-from raybox_cluster.config import UpOptions
+from raybox_cluster.config import UpOptions, default_run_dir
 
 #: An orderly stop takes 2-4 s; a busy machine gets more before its processes are killed.
 ORDERLY_S = 30.0
@@ -92,6 +93,10 @@ def _remove_files(record: PoolRecord) -> None:
     # The record is ours, but a folder is removed with everything in it: look twice.
     if record.folder and folder.name.startswith("raybox-") and folder.parent in _bases():
         shutil.rmtree(folder, ignore_errors=True)
+    if record.own_ray and record.name:  # its only node was this machine, and its agent may not have had the time
+        shutil.rmtree(Path(default_run_dir(), record.name), ignore_errors=True)
+        if (hierarchy := this_machine()) is not None:
+            remove_pool(hierarchy, record.name)
     cli_state.remove(record.name)
 
 

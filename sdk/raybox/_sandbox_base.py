@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from . import _requests
-from ._config import DEFAULT_TEMPLATE, ConnectionConfig
+from ._config import DEFAULT_TEMPLATE, RAY_SCHEME, ConnectionConfig
 from ._envd_requests import path_of
 from ._errors import InvalidArgumentException
 from ._responses import Access
@@ -111,6 +111,8 @@ class SandboxBase:
         return self._file_url(path, "write", user, use_signature_expiration)
 
     def _file_url(self, path: str, operation: Literal["read", "write"], user: str | None, lasts_s: int | None) -> str:
+        if self.envd_direct_url.startswith(RAY_SCHEME):
+            raise InvalidArgumentException("over Ray there are no URLs: connect to the sandbox by the gateway's URL")
         expires_unix_s = None if lasts_s is None else int(time.time()) + lasts_s
         return file_url(self.envd_direct_url, path_of(path), operation, user, self._envd_access_token, expires_unix_s)
 

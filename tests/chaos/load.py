@@ -23,8 +23,11 @@ REQUEST_S = 40.0
 CALL_LIMIT_S = 60.0
 #: A call that failed, but may succeed, is repeated for so long; how long it pauses between.
 PERSIST_S, PAUSE_S = 30.0, 0.2
-#: What nobody has any more ends by itself after this.
+#: What nobody has any more ends by itself after this; what a batch had whose gateway died, after an item's time more
+#: than two minutes.
 SANDBOX_S = 60
+ITEM_S = 10.0
+ORPHAN_S = ITEM_S + 120.0
 
 CELL = """
 import pathlib, time
@@ -133,7 +136,9 @@ class Lane(threading.Thread):
 
         def all_results() -> None:
             seen: list[int] = []
-            for result in self._pools[plan.way].exec_many(items, max_in_flight=2, deadline_s=REQUEST_S):
+            for result in self._pools[plan.way].exec_many(
+                items, max_in_flight=2, deadline_s=REQUEST_S, timeout_s=ITEM_S
+            ):
                 seen.append(result.index)
                 self._journal.outcome(f"item: {result.status}")
                 if result.status == "ok":
@@ -147,7 +152,7 @@ class Lane(threading.Thread):
 
     def _gang(self, plan: Gang) -> None:
         pool = self._pools[plan.way]
-        sandboxes = self._in_time("gang", lambda: pool.create_many(plan.count, deadline_s=20, timeout=SANDBOX_S))
+        sandboxes = self._in_time("gang", lambda: pool.create_many(plan.count, deadline_s=20.0, timeout=SANDBOX_S))
         try:
             if len({one.sandbox_id for one in sandboxes}) != plan.count:
                 self._journal.violation(f"{plan.nonce}: a gang of {len(sandboxes)}, not {plan.count}")

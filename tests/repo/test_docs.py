@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,11 @@ def test_command(command: str, running_pool: RunningPool) -> None:
 def test_programs(document: Path, running_pool: RunningPool) -> None:
     for program in programs(document.read_text()):
         where = {"RAYBOX_URL": running_pool.url, "RAYBOX_API_KEY": running_pool.api_key}
+        if "ray.init()" in program:  # it has joined the cluster, and knows of no URL
+            joins = {name: value for name, value in running_pool.environment.items() if name.startswith("RAY_")}
+            where = {
+                name: value for name, value in os.environ.items() if not name.startswith(("RAYBOX_", "E2B_"))
+            } | joins
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=where
         )
