@@ -62,7 +62,13 @@ lock: $(UV) ## resolve the pins anew (requirements.lock)
 		npm ci --prefix .tools/javascript --ignore-scripts --no-audit --no-fund --silent && touch $@; \
 	else echo "setup: there is no npm, so the JavaScript examples are not tested"; fi
 
-test: setup .tools/javascript/.installed ## run the tests
+# For its tool interface alone, without torch and the rest that its trainer needs.
+.tools/verl/.installed: tests/rl/verl.lock | $(UV)
+	@echo "setup: fetching verl"
+	@$(UV) pip install --quiet --target .tools/verl --no-deps --require-hashes -r $<
+	@touch $@
+
+test: setup .tools/javascript/.installed .tools/verl/.installed ## run the tests
 	@$(RUN) -m pytest
 
 .tools/conformance/%/.installed: tests/conformance/environments/%.lock | $(UV)

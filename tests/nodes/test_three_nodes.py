@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -18,6 +19,7 @@ from raybox_actors.config import PoolConfig
 from raybox_actors.errors import NoCapacity, SandboxLost
 from raybox_actors.isolation.orphans import wall_marks
 from raybox_actors.values import CreateRequest, ExecuteRequest, PoolStatus, SandboxInfo
+from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import names
 from raybox_cluster.pool.manager import ensure_pool, teardown_pool
@@ -105,6 +107,29 @@ async def test_a_node_that_others_fill_gets_nothing_and_nothing_waits_for_it(thr
         ray.kill(other)
         await create(backend, 3)
         await until_slots(backend, {b: 3, a: 1})
+
+
+async def test_a_gang_gets_the_room_of_a_node_that_comes_while_it_waits(three_nodes: MultiNode) -> None:
+    a = three_nodes.node_ids[0]
+    config = a_pool(sandboxes=4, warm=0, node_labels=(("zone", "in(a,d)"),), cpu_request=0.5, memory_request_mib=0)
+    with pool_of_fakes(config) as backend:
+        await until_slots(backend, {a: 2})
+        gang = asyncio.create_task(backend.create_many(CreateRequest(), 4, 60.0))
+        await until(lambda: asyncio.to_thread(placement_groups.existing, config))
+        assert await backend.sandboxes() == []
+        d = three_nodes.add(labels={"zone": "d"})
+        infos = await gang
+        assert Counter(info.node_id for info in infos) == {a: 2, d: 2}
+        for info in infos:
+            await backend.kill(info.sandbox_id)
+
+        async def given_back() -> bool:
+            return not await asyncio.to_thread(placement_groups.existing, config)
+
+        await until(given_back)
+        await until_slots(backend, {a: 2, d: 2})
+    three_nodes.kill(d)
+    wait_until_dead(d)
 
 
 @pytest.fixture
