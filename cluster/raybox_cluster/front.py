@@ -39,7 +39,12 @@ class Front:
 
         self._config = config
         keyless = ApiKey(KEYLESS_OWNER, hash_key(new_key()), admin=True)
-        app = create_app(RayBackend(config), ApiKeys(keys, keyless=keyless), max_timeout_s=config.max_timeout_s)
+        app = create_app(
+            RayBackend(config),
+            ApiKeys(keys, keyless=keyless),
+            max_timeout_s=config.max_timeout_s,
+            max_wait_s=config.max_admission_wait_s,
+        )
         self._exchanges = Exchanges(app)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_pool())]

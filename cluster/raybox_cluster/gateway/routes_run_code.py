@@ -87,7 +87,11 @@ class RunCode:
 
 def run_code_routes(backend: Backend, max_timeout_s: float) -> APIRouter:
     router = APIRouter()
-    service = Service(backend)
+
+    async def rules() -> Rules:
+        return Rules(await default_in_flight(backend))
+
+    service = Service(backend, rules, max_timeout_s=max_timeout_s)
 
     async def run_code(request: Request) -> Response:
         body = await read_body(request.receive, headers_of(request.scope), MAX_BODY_BYTES)
@@ -117,8 +121,7 @@ def run_code_routes(backend: Backend, max_timeout_s: float) -> APIRouter:
             weight=key.weight,
             resources={"memory_mib": asked.memory_mib} if asked.memory_mib is not None else {},
         )
-        rules = Rules(await default_in_flight(backend))
-        return await service.run((key.name, asked.memory_mib), create, rules, asked.item)
+        return await service.run((key.name, asked.memory_mib), create, asked.item)
 
     router.add_route(RUN_CODE_PATH, run_code, methods=["POST"])
     return router
