@@ -157,22 +157,13 @@ def parse_run_code(body: bytes) -> RunCode:
     stdin = (f.text(fields, "stdin", MAX_BODY_BYTES) or "").encode()
     if kind == "cell" and (stdin or files or wanted):
         raise _NotHere(f"{named} has no stdin and no files here")
-    limit_s = _limit(fields, "run_timeout")
+    limit_s = f.seconds(fields, "run_timeout", MAX_LIMIT_S) or DEFAULT_LIMIT_S
     if named in COMPILED:
-        limit_s += _limit(fields, "compile_timeout")
+        limit_s += f.seconds(fields, "compile_timeout", MAX_LIMIT_S) or DEFAULT_LIMIT_S
     return RunCode(
         ItemRequest(f"run-{uuid4().hex}", code, kind, language, stdin, files, {}, wanted, limit_s),
         _memory(fields),
     )
-
-
-def _limit(fields: f.Json, name: str) -> float:
-    value = fields.get(name)
-    if value is None:
-        return DEFAULT_LIMIT_S
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_LIMIT_S:
-        raise BadRequest(f"{name} must be a number above 0 and up to {MAX_LIMIT_S:.0f}")
-    return float(value)
 
 
 def _memory(fields: f.Json) -> int | None:
