@@ -75,6 +75,10 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
+#: How Ray calls the log of a driver.
+DRIVER_LOG = "python-core-driver-"
+
+
 def marked(marker: str) -> list[Process]:
     """Every process, of those we may look into, whose environment says that it belongs to this run; not ourselves."""
     wanted = f"{MARKER}={marker}".encode()
@@ -90,10 +94,11 @@ def marked(marker: str) -> list[Process]:
 
 
 def holding(folder: str) -> list[Process]:
-    """Every process that has a file below `folder` open; not ourselves.
+    """Every process that has a file below `folder` open; not ourselves, nor programs that have joined our Ray.
 
     Ray's agents give themselves titles, which overwrite the environment that `marked` looks at; their log files stay
-    open. Once their raylet is gone nothing else connects them to us.
+    open. Once their raylet is gone nothing else connects them to us. A driver has the log of its own part of Ray open,
+    and keeps it when it has left the cluster; but it is its user's.
     """
     return [one for one in everything() if one.pid != os.getpid() and _holds(one.pid, f"{folder}/")]
 
@@ -105,7 +110,8 @@ def _holds(pid: int, prefix: str) -> bool:
         return False
     for entry in entries:
         with contextlib.suppress(OSError):  # closed in the meantime
-            if str(entry.readlink()).startswith(prefix):
+            target = entry.readlink()
+            if str(target).startswith(prefix) and not target.name.startswith(DRIVER_LOG):
                 return True
     return False
 

@@ -244,3 +244,21 @@ def test_the_guard_ends_what_outlives_the_process_it_watches(tmp_path: Path) -> 
         holder.wait()
         if holder.stdout is not None:
             holder.stdout.close()
+
+
+def test_a_program_that_has_joined_our_ray_is_its_users(tmp_path: Path) -> None:
+    """`raybox down` ends what has files of our Ray open, but a driver keeps its log open when it has left."""
+    program = "import sys; file = open(sys.argv[1], 'w'); print(flush=True); sys.stdin.read()"
+    held = [tmp_path / "dashboard_agent.log", tmp_path / "python-core-driver-01.log"]
+    holders = [
+        subprocess.Popen([sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for path in held
+    ]
+    try:
+        for holder in holders:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+        assert [one.pid for one in cli_processes.holding(str(tmp_path))] == [holders[0].pid]
+    finally:
+        for holder in holders:
+            holder.communicate(b"")
