@@ -80,13 +80,16 @@ def pass_on_mappings() -> None:
     Linux copies page tables of those private mappings alone in which something has been written. So one byte of each
     is, as it is.
     """
-    with open("/proc/self/maps") as maps, open("/proc/self/mem", "r+b", buffering=0) as memory:
+    with (
+        contextlib.suppress(OSError),  # a failure costs nothing but the gain
+        open("/proc/self/maps") as maps,
+        open("/proc/self/mem", "r+b", buffering=0) as memory,
+    ):
         for line in maps.read().splitlines():
             span, mode, _, _, inode = line.split(maxsplit=5)[:5]
             if mode[0] == "r" and mode[3] == "p" and inode != "0":
                 start = int(span.partition("-")[0], 16)
-                with contextlib.suppress(OSError):  # a failure costs nothing but the gain
-                    os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, start), start)
+                os.pwrite(memory.fileno(), os.pread(memory.fileno(), 1, start), start)
 
 
 def fork_into(pidfd: int, own_pid_namespace: int) -> int:
