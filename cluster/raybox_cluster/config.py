@@ -287,7 +287,7 @@ class UpOptions:
         300.0, _seconds(1, 86_400), "How long a sandbox lives that was created without a timeout.", "SECONDS"
     )
     max_timeout_s: float = _option(
-        86_400.0, _seconds(1, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
+        86_400.0, _seconds(30, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
     )
     admission_wait_s: float = _option(
         5.0, _seconds(0, 600), "How long a create may wait for a free sandbox when the pool is full.", "SECONDS"
