@@ -223,9 +223,11 @@ class Batch:
             hold = await self._hold_of(worker)
             asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
             hold.idle_since_s = None
-            async with asyncio.timeout(request.timeout_s + GRACE_S):
-                outcome = await self._backend.run_item(hold.sandbox_id, asked)
-            hold.idle_since_s = time.monotonic()
+            try:
+                async with asyncio.timeout(request.timeout_s + GRACE_S):
+                    outcome = await self._backend.run_item(hold.sandbox_id, asked)
+            finally:
+                hold.idle_since_s = time.monotonic()
             held.result = Result(index, held.entry.name, outcome.status, attempt, outcome)
             reusable = outcome.clean
         except BadRequest as error:
