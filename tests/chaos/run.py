@@ -137,7 +137,8 @@ def at_rest(record: cli_state.PoolRecord, journal: Journal) -> None:
         status = seen["/raybox/status"]
         if not isinstance(status, dict) or seen["/v2/sandboxes"] or seen["/raybox/leases"]:
             return False
-        return dict(status["slots_by_state"]) == {"warm": WARM, "idle": SANDBOXES - WARM}
+        leases = status["leases"], status["orphaned_leases"]
+        return leases == (0, 0) and dict(status["slots_by_state"]) == {"warm": WARM, "idle": SANDBOXES - WARM}
 
     began_s = time.monotonic()
     try:
