@@ -99,7 +99,7 @@ demo: setup .tools/demo-data/.installed ## the main job, on real input, from sta
 	@$(RUN) examples/demo.py .tools/demo-data/vega_datasets/_data/seattle-weather.csv
 
 bench: setup ## every benchmark, each against a peer in the same run
-	@for name in create execute cycles memory files commands streaming extract languages batch scale refill; do $(RUN) -m benchmarks.$$name || exit 1; done
+	@for name in create execute cycles memory files commands streaming extract languages batch bystander scale refill; do $(RUN) -m benchmarks.$$name || exit 1; done
 
 clean:
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache demo-output

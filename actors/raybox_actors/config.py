@@ -35,7 +35,6 @@ class PoolConfig:
     run_dir: str = "/run/raybox"  #: sockets of a node live in <run_dir>/<name>/<node>; short, for unix socket paths
     admission_wait_s: float = 5.0  #: how long a create may wait for a slot before `capacity`
     max_admission_wait_s: float = 600.0  #: the longest that one may ask to wait
-    default_timeout_s: float = 300.0
     max_timeout_s: float = 86_400.0
     memory_mib: int = 1024
     disk_mib: int = 1024

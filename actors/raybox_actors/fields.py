@@ -78,6 +78,16 @@ def number(fields: Json, name: str, low: float, high: float) -> float | None:
     return float(value)
 
 
+def seconds(fields: Json, name: str, most: float) -> float | None:
+    """A time that is not nothing."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise BadRequest(f"{name} must be a number above 0 and up to {most:.0f}")
+    return float(value)
+
+
 def mapping(fields: Json, name: str) -> Json:
     value = fields.get(name)
     if value is None:

@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -135,7 +135,7 @@ async def _run_program(item: ItemRequest, place: Place, around: Surroundings, ex
             if child is not None:
                 _kill(child)
                 child.close()
-        files = _fetched(bundle) if item.fetch and not overdue else {}
+        files = fetched(bundle, item.fetch) if item.fetch and not overdue else {}
     if around.oom_kills() > kills and status != 0:
         value = "the sandbox ran out of memory and the program was killed"
         execution.finish(CodeError("OutOfMemory", value, (f"OutOfMemory: {value}",), kind="oom"))
@@ -227,13 +227,13 @@ async def _all_gone(place: Place) -> bool:
     return False
 
 
-def _fetched(bundle: int) -> dict[str, bytes]:
-    """What the program left; it is not to be trusted in anything."""
+def fetched(bundle: int, wanted: Collection[str]) -> dict[str, bytes]:
+    """Of what the program left, the files that are wanted; it is not to be trusted in anything."""
     size = os.fstat(bundle).st_size
     if size > MAX_FETCHED_BYTES:
         return {}
     try:
         found = json.loads(os.pread(bundle, size, 0))
-        return {str(name): base64.b64decode(text, validate=True) for name, text in found.items() if name != "code"}
+        return {name: base64.b64decode(text, validate=True) for name, text in found.items() if name in wanted}
     except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
         return {}

@@ -51,17 +51,17 @@ def plain_batch(batch: EventBatch) -> PlainBatch:
     return batch.first_seq, batch.count, batch.lines, batch.done
 
 
-class Remembered:
-    """The last `most` words that were added."""
+class Left:
+    """The last `most` executions whose callers left before they began, each with its sandbox: actors serve many."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._words: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def add(self, word: str) -> None:
-        self._words[word] = None
-        if len(self._words) > self._most:
-            self._words.popitem(last=False)
+    def add(self, sandbox_id: str, execution_id: str) -> None:
+        self._known[sandbox_id, execution_id] = None
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
 
-    def __contains__(self, word: str) -> bool:
-        return word in self._words
+    def has(self, sandbox_id: str, execution_id: str) -> bool:
+        return (sandbox_id, execution_id) in self._known

@@ -56,7 +56,7 @@ from raybox_actors.lifecycle import (
 )
 from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
-from raybox_actors.plain import PlainBatch, PlainError, Remembered, plain_batch, plainly
+from raybox_actors.plain import Left, PlainBatch, PlainError, plain_batch, plainly
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, begin_session
 from raybox_actors.values import (
@@ -122,7 +122,7 @@ class SandboxActor:
         self._log = LifeLog()
         self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
-        self._left = Remembered(LEFT_REMEMBERED)  #: executions whose callers over Ray have left
+        self._left = Left(LEFT_REMEMBERED)  #: of callers over Ray
 
     # ---- the pool's calls ----
 
@@ -366,9 +366,10 @@ class SandboxActor:
             self._current(sandbox_id)
             told = {name.encode(): value.encode() for name, value in headers.items()}
             request = parse_execute(body, told, execution_id)
-            self._refuse_left(execution_id)
+            if self._left.has(sandbox_id, execution_id):
+                raise BadRequest(f"the caller of execution {execution_id} left before it began")
             batch = await self.execute(sandbox_id, request)
-            if execution_id in self._left and not batch.done:
+            if self._left.has(sandbox_id, execution_id) and not batch.done:
                 self._running(sandbox_id).interrupt(execution_id)
             return plain_batch(batch)
 
@@ -389,9 +390,10 @@ class SandboxActor:
 
         async def interrupt() -> None:
             if sandbox_id == self._life.sandbox_id:
-                self._left.add(execution_id)
-                with contextlib.suppress(NotFound):
+                try:
                     self._running(sandbox_id).interrupt(execution_id)
+                except NotFound:
+                    self._left.add(sandbox_id, execution_id)
 
         await plainly(self._on_loop(interrupt))
 
@@ -412,10 +414,6 @@ class SandboxActor:
             self._current(sandbox_id)
 
         return await plainly(self._on_loop(check))
-
-    def _refuse_left(self, execution_id: str) -> None:
-        if execution_id in self._left:
-            raise BadRequest(f"the caller of execution {execution_id} left before it began")
 
     # ---- the way to the agent ----
 

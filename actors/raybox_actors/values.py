@@ -203,6 +203,11 @@ class ItemRequest:
     fetch: tuple[str, ...] = ()
     timeout_s: float = 60.0
 
+    @property
+    def size_bytes(self) -> int:
+        """About what holding it takes."""
+        return len(self.code) + len(self.stdin) + sum(map(len, self.files.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:

@@ -283,9 +283,6 @@ class UpOptions:
     gateways: int = _option(
         1, _whole(1, 256), "Gateway replicas in a cluster that is joined, behind its Serve; one's own Ray has one.", "N"
     )
-    default_timeout_s: float = _option(
-        300.0, _seconds(1, 86_400), "How long a sandbox lives that was created without a timeout.", "SECONDS"
-    )
     max_timeout_s: float = _option(
         86_400.0, _seconds(30, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
     )
@@ -316,8 +313,6 @@ class UpOptions:
             raise OptionError("api-keys", "one of them is the key of --api-key")
         if self.gateways > 1 and self.address is None:
             raise OptionError("gateways", "more than one needs a Ray cluster to join (--address)")
-        if self.default_timeout_s > self.max_timeout_s:
-            raise OptionError("default-timeout-s", f"is longer than max-timeout-s ({self.max_timeout_s:g})")
         if self.admission_wait_s > self.max_admission_wait_s:
             raise OptionError(
                 "admission-wait-s", f"is longer than max-admission-wait-s ({self.max_admission_wait_s:g})"
@@ -365,7 +360,6 @@ class UpOptions:
             run_dir=default_run_dir(),
             admission_wait_s=self.admission_wait_s,
             max_admission_wait_s=self.max_admission_wait_s,
-            default_timeout_s=self.default_timeout_s,
             max_timeout_s=self.max_timeout_s,
             run_code_access=self.run_code_access,
         )

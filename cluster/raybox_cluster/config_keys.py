@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from raybox_actors.values import Quota
-from raybox_cluster.gateway.auth import ApiKey, hash_key, is_key_hash
+from raybox_cluster.gateway.auth import KEYLESS_OWNER, OPEN_RUN_CODE, ApiKey, hash_key, is_key_hash
 
 #: Name of the key that `--api-key` gives and that `raybox up` makes if it is not given: an admin without quota.
 DEFAULT_KEY_NAME: Final = "default"
@@ -20,6 +20,12 @@ MIN_WEIGHT: Final = 0.001
 MAX_WEIGHT: Final = 1_000.0
 KEY: Final = re.compile(r"[!-~]{8,256}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+#: What is theirs would be the key's, too.
+_TAKEN: Final = {
+    DEFAULT_KEY_NAME: "--api-key",
+    KEYLESS_OWNER: "callers over Ray without a key",
+    OPEN_RUN_CODE.name: "callers of /run_code without a key",
+}
 _FIELDS: Final = ("name", "key", "sha256", "admin", "sandboxes", "cpu", "memory_mib", "weight")
 
 
@@ -47,8 +53,8 @@ def _parse(number: int, entry: object) -> ApiKey:
     name = entry.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"entry {number}: name must be 1 to 63 letters, digits and . _ @ -")
-    if name == DEFAULT_KEY_NAME:
-        raise ValueError(f"the name {DEFAULT_KEY_NAME} is that of --api-key")
+    if name in _TAKEN:
+        raise ValueError(f"the name {name} is that of {_TAKEN[name]}")
     plain = {str(field).replace("-", "_"): one for field, one in entry.items()}
     if unknown := sorted(plain.keys() - {*_FIELDS, "quota"}):
         raise ValueError(f"{name}: unknown field {unknown[0][:64]!r}; the fields are {', '.join(_FIELDS)}")

@@ -15,12 +15,10 @@ import ray
 
 from raybox_actors.config import NAMESPACE, PoolConfig, manager_name
 from raybox_cluster.front_exchange import Exchanges
-from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key, new_key
+from raybox_cluster.gateway.auth import KEYLESS_OWNER, ApiKey, ApiKeys, hash_key, new_key
 
 logger = logging.getLogger(__name__)
 
-#: Who asks over Ray without a key. They have joined the cluster, so they are trusted with all of it.
-KEYLESS_OWNER: Final = "ray"
 SWEEP_S: Final = 5.0
 #: How often it looks whether its pool still exists, and after how many misses it ends itself.
 POOL_CHECK_INTERVAL_S, POOL_CHECK_MISSES = 30.0, 4
@@ -39,7 +37,12 @@ class Front:
 
         self._config = config
         keyless = ApiKey(KEYLESS_OWNER, hash_key(new_key()), admin=True)
-        app = create_app(RayBackend(config), ApiKeys(keys, keyless=keyless), max_timeout_s=config.max_timeout_s)
+        app = create_app(
+            RayBackend(config),
+            ApiKeys(keys, keyless=keyless),
+            max_timeout_s=config.max_timeout_s,
+            max_wait_s=config.max_admission_wait_s,
+        )
         self._exchanges = Exchanges(app)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_pool())]

@@ -26,12 +26,12 @@ def _results(config: ConnectionConfig, options: Mapping[str, Any], items: Items)
     thread = threading.Thread(target=_serve, args=(loop,), name="raybox-batch", daemon=True)
     thread.start()
     source: AsyncItems = items if isinstance(items, Sequence) else _Blocking(items)
-    results = asyncio.run_coroutine_threadsafe(_begin(config, options, source), loop).result()
+    batch = asyncio.run_coroutine_threadsafe(_begin(config, options, source), loop).result()
     try:
-        while (result := asyncio.run_coroutine_threadsafe(_next(results), loop).result()) is not None:
+        while (result := asyncio.run_coroutine_threadsafe(batch.next(), loop).result()) is not None:
             yield result
     finally:
-        asyncio.run_coroutine_threadsafe(results.aclose(), loop).result()
+        asyncio.run_coroutine_threadsafe(batch.close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
@@ -44,14 +44,27 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _begin(
-    config: ConnectionConfig, options: Mapping[str, Any], items: AsyncItems
-) -> AsyncGenerator[ItemResult, None]:
-    return _batch_async.exec_many(config, options, items)
+class _Batch:
+    """Lives on the loop."""
+
+    def __init__(self, results: AsyncGenerator[ItemResult, None]) -> None:
+        self._results = results
+        self._coming: asyncio.Task[ItemResult | None] | None = None
+
+    async def next(self) -> ItemResult | None:
+        self._coming = asyncio.ensure_future(anext(self._results, None))
+        return await self._coming
+
+    async def close(self) -> None:
+        """Also when whoever waits for the next result was interrupted, as by Ctrl-C, and it still comes."""
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.wait({self._coming})
+        await self._results.aclose()
 
 
-async def _next(results: AsyncGenerator[ItemResult, None]) -> ItemResult | None:
-    return await anext(results, None)
+async def _begin(config: ConnectionConfig, options: Mapping[str, Any], items: AsyncItems) -> _Batch:
+    return _Batch(_batch_async.exec_many(config, options, items))
 
 
 class _Blocking:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ssl
 from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import h11
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
 READ_BYTES = 64 * 1024
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class DuplexStream:
@@ -30,9 +32,9 @@ class DuplexStream:
         self._protocol = h11.Connection(h11.CLIENT)
         self._feeding: asyncio.Task[None] | None = None
 
-    async def begin(self, target: bytes, headers: httpx.Headers) -> None:
+    async def begin(self, target: bytes, headers: RawHeaders) -> None:
         """Send the head, begin to send the body, return when the answer begins. Raises TransportFailure."""
-        head = [*headers.raw, (b"Transfer-Encoding", b"chunked")]
+        head = [*headers, (b"Transfer-Encoding", b"chunked")]
         self._send(h11.Request(method=self._request.method, target=target, headers=head))
         self._feeding = asyncio.get_running_loop().create_task(self._feed())
         while True:
@@ -101,7 +103,7 @@ async def open_duplex(request: Request) -> DuplexStream:
     route = _http._route(request)
     try:
         async with asyncio.timeout(request.connect_s):
-            reader, writer, target = await _connect(url, route.proxy)
+            reader, writer, target, more = await _connect(url, route.proxy)
     except TimeoutError as error:
         raise TransportFailure("connect_timeout") from error
     except OSError as error:
@@ -109,7 +111,7 @@ async def open_duplex(request: Request) -> DuplexStream:
     stream = DuplexStream(reader, writer, request)
     try:
         async with asyncio.timeout(request.connect_s):
-            await stream.begin(target, headers)
+            await stream.begin(target, [*headers.raw, *more])
     except TimeoutError as error:
         await stream.close()
         raise TransportFailure("head_timeout") from error
@@ -119,23 +121,27 @@ async def open_duplex(request: Request) -> DuplexStream:
     return stream
 
 
-async def _connect(url: httpx.URL, proxy: str | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
-    """A connection, and what to ask for on it. Through a proxy, TLS goes through a tunnel."""
+async def _connect(
+    url: httpx.URL, proxy: str | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes, RawHeaders]:
+    """A connection, what to ask for on it, and with what besides. Through a proxy, TLS goes through a tunnel."""
     secure = url.scheme == "https"
     port = url.port or (443 if secure else 80)
     if proxy is None:
         context = _http._tls() if secure else None
         reader, writer = await asyncio.open_connection(url.host, port, ssl=context, limit=2**20)
-        return reader, writer, url.raw_path
+        return reader, writer, url.raw_path, []
     found = _http._checked_proxy(proxy)
     assert found is not None
     via = found.url
+    auth = _authorization(found)
     context = _http._tls() if via.scheme == "https" else None
     reader, writer = await asyncio.open_connection(via.host, via.port or 80, ssl=context, limit=2**20)
     if not secure:
-        return reader, writer, b"%b://%b%b" % (url.raw_scheme, url.netloc, url.raw_path)
+        return reader, writer, b"%b://%b%b" % (url.raw_scheme, url.netloc, url.raw_path), auth
     try:
-        writer.write(b"CONNECT %b:%d HTTP/1.1\r\nHost: %b:%d\r\n\r\n" % (url.raw_host, port, url.raw_host, port))
+        writer.write(b"CONNECT %b:%d HTTP/1.1\r\nHost: %b:%d\r\n" % (url.raw_host, port, url.raw_host, port))
+        writer.write(b"".join(b"%b: %b\r\n" % header for header in auth) + b"\r\n")
         said = await reader.readuntil(b"\r\n\r\n")
         if said.split(b" ", 2)[1:2] != [b"200"]:
             raise OSError(f"the proxy refused: {said.splitlines()[0].decode('latin-1')}")
@@ -146,4 +152,11 @@ async def _connect(url: httpx.URL, proxy: str | None) -> tuple[asyncio.StreamRea
     except BaseException:
         writer.close()
         raise
-    return reader, writer, url.raw_path
+    return reader, writer, url.raw_path, []
+
+
+def _authorization(proxy: httpx.Proxy) -> RawHeaders:
+    """Of the name and password in its URL, if there are any."""
+    if proxy.raw_auth is None:
+        return []
+    return [(b"Proxy-Authorization", b"Basic " + base64.b64encode(b":".join(proxy.raw_auth)))]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from raybox_actors.errors import BadRequest, LimitReached
-from raybox_actors.items import needs_standard_library_only
+from raybox_actors.items import MAX_FETCHED_BYTES, fetched, needs_standard_library_only
 from raybox_actors.values import ITEM_OUTPUT_BYTES, ItemOutcome, ItemRequest
 from tests.actors.driving import Driver, eventually, parse
 
@@ -257,3 +258,21 @@ async def test_one_at_a_time(items: Items) -> None:
 )
 def test_which_programs_need_no_packages(code: str, lean: bool) -> None:
     assert needs_standard_library_only(code) is lean
+
+
+@pytest.mark.parametrize(
+    ("left", "files"),
+    [
+        (b'{"a": "eA==", "../b": "eA==", "code": "eA=="}', {"a": b"x"}),
+        (b'{"a": "*", "code": "eA=="}', {}),
+        (b'{"a": ["eA=="]}', {}),
+        (b"[1]", {}),
+        (b"[" * 100_000, {}),
+        (b'{"a": "eA=="}'.ljust(MAX_FETCHED_BYTES + 1), {}),
+    ],
+)
+def test_what_a_program_left_is_not_trusted(left: bytes, files: dict[str, bytes]) -> None:
+    with tempfile.TemporaryFile() as bundle:
+        bundle.write(left)
+        bundle.flush()
+        assert fetched(bundle.fileno(), ("a",)) == files

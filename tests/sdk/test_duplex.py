@@ -108,17 +108,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_through_a_proxy_and_a_tunnel(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
+    authorized: list[bool] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readuntil(b"\r\n")
         asked.append(line)
         verb, target, _ = line.split(b" ", 2)
         port = int(target.removeprefix(b"http://").partition(b"/")[0].rpartition(b":")[2])
+        rest = await reader.readuntil(b"\r\n\r\n")
+        authorized.append(b"\r\nProxy-Authorization: Basic bWU6cEB3\r\n" in b"\r\n" + rest)
         if verb == b"CONNECT":
-            await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            line = b""
-        await forward(reader, writer, port, line)
+            line = rest = b""
+        await forward(reader, writer, port, line + rest)
 
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server_side.load_cert_chain(certificate)
@@ -130,6 +132,10 @@ async def test_through_a_proxy_and_a_tunnel(certificate: Path, monkeypatch: pyte
         assert await talk(f"https://127.0.0.1:{secure}/y") == b"/y"
         assert await talk(f"https://127.0.0.1:{secure}/z", f"http://127.0.0.1:{by}") == b"/z"
         assert asked[-1].startswith(b"CONNECT 127.0.0.1:")
+        assert authorized == [False, False]
+        assert await talk(url, f"http://me:p%40w@127.0.0.1:{by}") == url.encode()
+        assert await talk(f"https://127.0.0.1:{secure}/z", f"http://me:p%40w@127.0.0.1:{by}") == b"/z"
+        assert authorized == [False, False, True, True]
         monkeypatch.setattr(_http, "_tls", ssl.create_default_context)
         with pytest.raises(TransportFailure) as untrusted:
             await talk(f"https://127.0.0.1:{secure}/y")

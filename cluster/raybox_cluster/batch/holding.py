@@ -6,7 +6,8 @@ vanish, their slots are free again soon. How many items run in between does not 
 
 from __future__ import annotations
 
-#: A sandbox lives for so long after it was made or renewed, whatever runs in it.
+#: A sandbox lives for so long after it was made or renewed, whatever runs in it. Every pool allows
+#: that: `max-timeout-s` is more.
 LEASE_S = 20.0
 #: It is renewed when the last time is so long ago; a renewal that fails can be repeated twice.
 RENEW_S = 5.0

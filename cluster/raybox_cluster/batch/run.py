@@ -37,6 +37,8 @@ LOOK_S = 1.0
 GRACE_S = 30.0
 #: Pause before the next attempt to start a sandbox, where the pool does not say.
 PAUSE_S = 0.5
+#: While items in hand are that large together, no more are taken, however many sandboxes are free.
+HELD_BYTES = 256 * 1024 * 1024
 #: Ending all sandboxes, when the batch is left.
 END_LIMIT_S = 30.0
 
@@ -69,6 +71,7 @@ class Result:
 @dataclass(slots=True)
 class _Held:
     entry: Entry
+    size_bytes: int
     result: Result | None = None
     fault: RayboxError | None = field(default=None)
 
@@ -102,6 +105,7 @@ class Batch:
         self._deadline_s = deadline_s
         self._workers: dict[int, Hold] = {}
         self._held: dict[int, _Held] = {}
+        self._held_bytes = 0
         self._taken = 0
         self._ready: list[Result] = []
         #: What is under way, with what it is about: a worker's number, or -1 for the next item.
@@ -121,7 +125,7 @@ class Batch:
                     yield self._ready.pop(0)
                 if self._schedule.over:
                     return
-                if self._schedule.wants_item and -1 not in self._tasks.values():
+                if self._wants_item and -1 not in self._tasks.values():
                     self._begin(-1, self._next_item())
                 now_s = time.monotonic()
                 if ends_at_s is not None and now_s >= ends_at_s and not self.timed_out:
@@ -138,6 +142,10 @@ class Batch:
         finally:
             renewing.cancel()
             await self._end()
+
+    @property
+    def _wants_item(self) -> bool:
+        return self._schedule.wants_item and self._held_bytes < HELD_BYTES
 
     async def _any_done(self, limit_s: float | None) -> set[asyncio.Task[Any]]:
         """What is done by then; while the pool is full there may be nothing to wait for but time."""
@@ -171,6 +179,7 @@ class Batch:
 
     def _result(self, index: int, attempts: int, verdict: Status | None) -> Result:
         held = self._held.pop(index)
+        self._held_bytes -= held.size_bytes
         if held.result is not None:  # perhaps in the very moment of the deadline
             return replace(held.result, attempts=attempts)
         error = held.fault or self._refusal if verdict == "infrastructure" else None
@@ -182,7 +191,8 @@ class Batch:
             return lambda _now_s: self._schedule.input_ended()
         index, self._taken = self._taken, self._taken + 1
         if entry.request is not None:
-            self._held[index] = _Held(entry)
+            held = self._held[index] = _Held(entry, entry.request.size_bytes)
+            self._held_bytes += held.size_bytes
             return partial(self._schedule.took, index)
         self._ready.append(Result(index, entry.name, "invalid", 0, None, entry.refusal))
         return lambda _now_s: []

@@ -76,11 +76,11 @@ def parse_options(line: bytes | None) -> BatchOptions:
     fields = _object(line)
     return BatchOptions(
         max_in_flight=f.integer(fields, "max_in_flight", 1, MAX_IN_FLIGHT),
-        deadline_s=_seconds(fields, "deadline_s"),
+        deadline_s=f.seconds(fields, "deadline_s", MAX_EXECUTION_TIMEOUT_S),
         fresh=f.flag(fields, "fresh", False),
         kind=_kind(fields, "cell"),
         language=f.text(fields, "language", MAX_NAME_CHARS) or None,
-        timeout_s=_seconds(fields, "timeout_s") or DEFAULT_ITEM_TIMEOUT_S,
+        timeout_s=f.seconds(fields, "timeout_s", MAX_EXECUTION_TIMEOUT_S) or DEFAULT_ITEM_TIMEOUT_S,
         env_vars=f.environment(fields, "env_vars"),
         create=f.mapping(fields, "create"),
     )
@@ -118,7 +118,7 @@ def _item(fields: f.Json, options: BatchOptions) -> ItemRequest:
         files=files,
         env_vars={**options.env_vars, **f.environment(fields, "env_vars")},
         fetch=wanted,
-        timeout_s=_seconds(fields, "timeout_s") or options.timeout_s,
+        timeout_s=f.seconds(fields, "timeout_s", MAX_EXECUTION_TIMEOUT_S) or options.timeout_s,
     )
 
 
@@ -139,15 +139,6 @@ def _kind(fields: f.Json, default: ItemKind) -> ItemKind:
     if kind is not None and kind not in get_args(ItemKind):
         raise BadRequest(f"kind must be one of {', '.join(get_args(ItemKind))}")
     return cast(ItemKind, kind or default)
-
-
-def _seconds(fields: f.Json, name: str) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_EXECUTION_TIMEOUT_S:
-        raise BadRequest(f"{name} must be a number above 0 and up to {MAX_EXECUTION_TIMEOUT_S:.0f}")
-    return float(value)
 
 
 def _stdin(fields: f.Json) -> bytes:

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from raybox_actors.errors import Unauthenticated
 from raybox_actors.values import Quota
@@ -59,6 +60,8 @@ def bearer_token(authorization: bytes | None) -> bytes | None:
     return token.strip() if scheme.lower() == b"bearer" else None
 
 
+#: Who asks over Ray without a key. They have joined the cluster, so they are trusted with all of it.
+KEYLESS_OWNER: Final = "ray"
 #: Who asks for /run_code without a key, where that is allowed. Nobody can present it.
 OPEN_RUN_CODE = ApiKey("run-code", hash_key(secrets.token_hex()))
 

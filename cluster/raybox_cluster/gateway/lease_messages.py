@@ -41,9 +41,7 @@ def parse_lease(
 ) -> tuple[CreateRequest, bool]:
     """What to make if there is no such lease, and whether to make it in the place of one that was lost, too."""
     fields = f.json_object(body, empty_ok=True)
-    ttl_s = fields.get("ttl_s", DEFAULT_TTL_S)
-    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0 < ttl_s <= max_timeout_s:
-        raise BadRequest(f"ttl_s must be a number above 0 and up to {max_timeout_s:.0f}")
+    ttl_s = f.seconds(fields, "ttl_s", max_timeout_s) or min(DEFAULT_TTL_S, max_timeout_s)
     create = f.mapping(fields, "create")
     if create.get("timeout") is not None:
         raise BadRequest("create.timeout: a lease lives as long as ttl_s says")
@@ -52,8 +50,8 @@ def parse_lease(
     asked = {"templateID": DEFAULT_TEMPLATE, **create, "timeout": max(1, min(math.ceil(ttl_s), int(max_timeout_s)))}
     without_key = {name: value for name, value in headers.items() if name != b"idempotency-key"}
     request = create_of(asked, without_key, key=key, version=2, max_timeout_s=max_timeout_s, max_wait_s=max_wait_s)
-    lease = Lease(lease_key, float(ttl_s), (owner,))
-    request = replace(request, timeout_s=float(ttl_s), idempotency_key=None, lease=lease)
+    lease = Lease(lease_key, ttl_s, (owner,))
+    request = replace(request, timeout_s=ttl_s, idempotency_key=None, lease=lease)
     return request, f.flag(fields, "recreate", False)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -118,7 +119,8 @@ class _Answer(Response):
     def _create_request(self, options: BatchOptions) -> CreateRequest:
         """As the body of a create would say, but for the template's name, which may be left out, and the timeout."""
         fields = {"templateID": DEFAULT_TEMPLATE, **options.create, "timeout": int(LEASE_S)}
-        return wire.create_of(fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s)
+        create = wire.create_of(fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s)
+        return replace(create, idempotency_key=None)  # which metadata may have: it would make all of them the same one
 
 
 async def default_in_flight(backend: Backend) -> int:

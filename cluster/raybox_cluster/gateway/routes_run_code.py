@@ -88,7 +88,11 @@ class RunCode:
 
 def run_code_routes(backend: Backend) -> APIRouter:
     router = APIRouter()
-    service = Service(backend)
+
+    async def rules() -> Rules:
+        return Rules(await default_in_flight(backend))
+
+    service = Service(backend, rules)
 
     async def run_code(request: Request) -> Response:
         body = await read_body(request.receive, headers_of(request.scope), MAX_BODY_BYTES)
@@ -118,8 +122,7 @@ def run_code_routes(backend: Backend) -> APIRouter:
             weight=key.weight,
             resources={"memory_mib": asked.memory_mib} if asked.memory_mib is not None else {},
         )
-        rules = Rules(await default_in_flight(backend))
-        return await service.run((key.name, asked.memory_mib), create, rules, asked.item)
+        return await service.run((key.name, asked.memory_mib), create, asked.item)
 
     router.add_route(RUN_CODE_PATH, run_code, methods=["POST"])
     return router
@@ -155,22 +158,13 @@ def parse_run_code(body: bytes) -> RunCode:
     stdin = (f.text(fields, "stdin", MAX_BODY_BYTES) or "").encode()
     if kind == "cell" and (stdin or files or wanted):
         raise _NotHere(f"{named} has no stdin and no files here")
-    limit_s = _limit(fields, "run_timeout")
+    limit_s = f.seconds(fields, "run_timeout", MAX_LIMIT_S) or DEFAULT_LIMIT_S
     if named in COMPILED:
-        limit_s += _limit(fields, "compile_timeout")
+        limit_s += f.seconds(fields, "compile_timeout", MAX_LIMIT_S) or DEFAULT_LIMIT_S
     return RunCode(
         ItemRequest(f"run-{uuid4().hex}", code, kind, language, stdin, files, {}, wanted, limit_s),
         _memory(fields),
     )
-
-
-def _limit(fields: f.Json, name: str) -> float:
-    value = fields.get(name)
-    if value is None:
-        return DEFAULT_LIMIT_S
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_LIMIT_S:
-        raise BadRequest(f"{name} must be a number above 0 and up to {MAX_LIMIT_S:.0f}")
-    return float(value)
 
 
 def _memory(fields: f.Json) -> int | None:

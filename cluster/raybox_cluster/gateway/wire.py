@@ -98,7 +98,7 @@ def create_of(
         raise BadRequest("templateID is required")
     timeout_s = f.integer(fields, "timeout", 1, int(max_timeout_s))
     if timeout_s is None:
-        timeout_s = DEFAULT_TIMEOUT_V1_S if version == 1 else DEFAULT_TIMEOUT_V2_S
+        timeout_s = min(DEFAULT_TIMEOUT_V1_S if version == 1 else DEFAULT_TIMEOUT_V2_S, int(max_timeout_s))
 
     if f.flag(fields, "autoPause", False):
         raise BadRequest("autoPause is not supported yet")
@@ -229,7 +229,7 @@ def parse_connect(body: bytes, *, version: int, max_timeout_s: float) -> float:
     if timeout_s is None:
         if version == 1:
             raise BadRequest("timeout is required")
-        timeout_s = DEFAULT_TIMEOUT_V2_S
+        timeout_s = min(DEFAULT_TIMEOUT_V2_S, int(max_timeout_s))
     return float(timeout_s)
 
 

@@ -194,14 +194,16 @@ class PoolManager:
     async def drop_many(self, owner: str, idempotency_key: str) -> None:
         """Whoever called claim_many with this key has gone: end what is left of it. Idempotent."""
         await self._recovered.wait()
-        task = self._by_key.pop((owner, gang_key(idempotency_key)), None)
-        if task is None:
-            return
-        task.cancel()
-        if task.done() and not task.cancelled() and task.exception() is None:
-            for info in task.result():
-                if (parts := ids.parse(info.sandbox_id)) is not None:
-                    await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id, "killed")
+        whole = gang_key(idempotency_key)
+        for known in [known for known in self._by_key if known[0] == owner and known[1].startswith(whole)]:
+            task = self._by_key.pop(known)
+            task.cancel()
+            await asyncio.wait({task})
+        # Whatever the task had to say: a former manager may have made it, or the cancellation came a moment late.
+        for info in [info for info, _ in self._state.claimed() if info.owner == owner]:
+            parts = ids.parse(info.sandbox_id)
+            if parts is not None and (info.idempotency_key or "").startswith(whole):
+                await self._kill(SlotKey(info.node_id, parts.slot), info.sandbox_id, "killed")
 
     async def _once(self, owner: str, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """What `work` returned to the first who came with this key; failures are forgotten."""

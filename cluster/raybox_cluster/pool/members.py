@@ -12,8 +12,8 @@ from raybox_cluster.pool.quotas import NOTHING, Charge, Use
 from raybox_cluster.pool.warmth import Warmth
 
 #: Where a slot stands as the pool sees it. `silent`: has not spoken yet. `idle`, `preparing` and `warm` are free.
-#: `placed`: free, but for the gang in whose placement group it
-#: was born alone. `taken`: claimed, being claimed, being destroyed, or refused a claim and has not spoken since.
+#: `placed`: free for the gang alone in whose placement group it was born. `taken`: claimed, being claimed, being
+#: destroyed, or refused a claim and has not spoken since.
 Bucket = Literal["silent", "idle", "preparing", "warm", "placed", "taken", "stopping"]
 BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 #: A claim takes the slot that is ready soonest.

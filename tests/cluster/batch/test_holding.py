@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raybox_cluster.batch.holding import IDLE_S, LEASE_S, RENEW_S, Hold
+from raybox_cluster.config import OptionError, resolve
 
 
 def looked_at(hold: Hold, moments_s: list[float], *, reachable: bool = True) -> list[float]:
@@ -39,6 +41,11 @@ def test_one_that_nothing_is_to_do_for_is_let_go_and_not_used_again() -> None:
     assert renewed[-1] < IDLE_S <= renewed[-1] + RENEW_S
     assert hold.is_usable(renewed[-1] + LEASE_S - RENEW_S - 0.1)
     assert not hold.is_usable(renewed[-1] + LEASE_S - RENEW_S)
+
+
+def test_every_pool_grants_so_much_time() -> None:
+    with pytest.raises(OptionError):
+        resolve({"max_timeout_s": LEASE_S - 1}, environment={})
 
 
 def test_one_that_cannot_be_renewed_is_given_up_before_it_ends() -> None:

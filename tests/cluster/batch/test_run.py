@@ -12,6 +12,7 @@ from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, S
 from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
 from raybox_cluster.batch import holding
 from raybox_cluster.batch import run as batch_run
+from raybox_cluster.batch import service as batch_service
 from raybox_cluster.batch.run import Batch, Entry, Result
 from raybox_cluster.batch.schedule import Rules
 from raybox_cluster.batch.service import Service
@@ -275,10 +276,18 @@ async def test_a_sandbox_whose_time_was_up_is_replaced(backend: MemoryBackend) -
 
 
 async def test_single_items_share_a_batch_while_there_are_any(backend: MemoryBackend) -> None:
-    service = Service(backend, idle_s=0.05)
+    asked_rules = 0
+
+    async def rules() -> Rules:
+        nonlocal asked_rules
+        asked_rules += 1
+        await asyncio.sleep(0)
+        return Rules(2)
+
+    service = Service(backend, rules, idle_s=0.05)
 
     def ask(code: str, whose: str) -> asyncio.Task[Result]:
-        return asyncio.create_task(service.run(whose, CreateRequest(), Rules(2), ItemRequest(f"e{code}{whose}", code)))
+        return asyncio.create_task(service.run(whose, CreateRequest(), ItemRequest(f"e{code}{whose}", code)))
 
     asked = [ask(str(number), whose) for number in range(10) for whose in ("alice", "bob")]
     results = await asyncio.gather(*asked)
@@ -287,7 +296,55 @@ async def test_single_items_share_a_batch_while_there_are_any(backend: MemoryBac
     assert 2 <= len(backend.created) <= 4
     while backend.live:
         await backend.killed.get()
+    before = asked_rules
     assert (await ask("again", "alice")).status == "ok", "after the batch ended"
+    assert (await ask("and again", "alice")).status == "ok"
+    assert asked_rules == before + 1, "asked once for a batch"
+
+
+async def one_at_a_time() -> Rules:
+    return Rules(1)
+
+
+async def test_what_waits_is_bounded_in_bytes(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_service, "MAX_WAITING_BYTES", 100)
+    hold = asyncio.Event()
+
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        await hold.wait()
+        return await succeed(sandbox_id, item)
+
+    backend.run = run
+    service = Service(backend, one_at_a_time, idle_s=0.05)
+
+    def ask(size: int) -> asyncio.Task[Result]:
+        return asyncio.create_task(service.run("me", CreateRequest(), ItemRequest(f"e{size}", "x" * size)))
+
+    first = [ask(60), ask(61)]
+    await backend.creating.wait()
+    with pytest.raises(NoCapacity, match="100 bytes"):
+        await ask(1)
+    hold.set()
+    await asyncio.gather(*first)
+    assert (await ask(1)).status == "ok"
+
+
+async def test_large_items_are_not_taken_ahead(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_run, "HELD_BYTES", 100)
+    taken = ended = most = 0
+
+    async def items() -> AsyncIterator[Entry]:
+        nonlocal taken, most
+        for number in range(20):
+            taken += 1
+            most = max(most, taken - ended)
+            yield Entry(None, ItemRequest(f"e{number}", "1", stdin=b"x" * 60))
+
+    async for result in batch_of(backend, items(), Rules(8)).results():
+        ended += 1
+        assert result.status == "ok"
+    assert (taken, ended) == (20, 20)
+    assert most <= 4, "two fill it, one is being given out, one is taken"
 
 
 async def test_who_does_not_wait_any_more_is_not_served(backend: MemoryBackend) -> None:
@@ -301,11 +358,8 @@ async def test_who_does_not_wait_any_more_is_not_served(backend: MemoryBackend) 
         return await succeed(sandbox_id, item)
 
     backend.run = run
-    service = Service(backend, idle_s=0.05)
-    asked = [
-        asyncio.create_task(service.run("me", CreateRequest(), Rules(1), ItemRequest(f"e{code}", code)))
-        for code in "abcde"
-    ]
+    service = Service(backend, one_at_a_time, idle_s=0.05)
+    asked = [asyncio.create_task(service.run("me", CreateRequest(), ItemRequest(f"e{code}", code))) for code in "abcde"]
     await began.wait()
     asked[4].cancel()
     hold.set()

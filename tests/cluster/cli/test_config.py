@@ -30,7 +30,7 @@ def test_command_line_and_file_have_the_same_options() -> None:
 def test_every_option_can_come_from_a_file_under_its_command_line_name(tmp_path: Path) -> None:
     values: dict[str, object] = {
         "name": "two", "host": "0.0.0.0", "port": 9000, "api-key": "k" * 8, "sandboxes": 20, "warm": 3,
-        "address": "10.0.0.1:6379", "default-timeout-s": 60, "max-timeout-s": 3600.5, "admission-wait-s": 0,
+        "address": "10.0.0.1:6379", "max-timeout-s": 3600.5, "admission-wait-s": 0,
         "max-admission-wait-s": 60, "kernel": "ipykernel", "cpu": 2, "memory-mib": 512, "disk-mib": 256,
         "pids-max": 100,
         "require": "strict", "network": "egress", "network-denied-cidrs": "10.0.0.0/8", "network-dns": "9.9.9.9",
@@ -87,8 +87,7 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"address": "ray://host:10001"}, "address: a Ray client address"),
         ({"gateways": 0}, "gateways: must be"),
         ({"gateways": 2}, "gateways: more than one needs a Ray cluster to join"),
-        ({"default_timeout_s": "nan"}, "default-timeout-s: must be"),
-        ({"default_timeout_s": 100, "max_timeout_s": 50}, "default-timeout-s: is longer"),
+        ({"max_timeout_s": "nan"}, "max-timeout-s: must be"),
         ({"admission_wait_s": -1}, "admission-wait-s: must be"),
         ({"admission_wait_s": 9, "max_admission_wait_s": 8}, "admission-wait-s: is longer"),
     ],
@@ -162,6 +161,8 @@ def test_keys_of_a_file_are_hashed_as_they_are_read(tmp_path: Path) -> None:
         ({"key": "very-secret"}, "entry 1: name must be"),
         ({"name": "a b", "key": "very-secret"}, "entry 1: name must be"),
         ({"name": "default", "key": "very-secret"}, "the name default is that of --api-key"),
+        ({"name": "ray", "key": "very-secret"}, "the name ray is that of callers over Ray"),
+        ({"name": "run-code", "key": "very-secret"}, "the name run-code is that of callers of /run_code"),
         ({"name": "a"}, "a: give either key or sha256"),
         ({"name": "a", "key": "very-secret", "sha256": HASH}, "a: give either key or sha256"),
         ({"name": "a", "key": "secret!"}, "a: key must be 8 to 256"),

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from raybox_actors.errors import InternalError, LimitReached, NoCapacity
+from raybox_cluster.gateway.app import create_app
+from raybox_cluster.gateway.auth import ApiKeys
 from raybox_cluster.gateway.routes_unavailable import METHODS, UNAVAILABLE
 from raybox_cluster.gateway.wire import MAX_CONTROL_BODY_BYTES
-from tests.cluster.gateway.conftest import Gateway
+from tests.cluster.gateway.conftest import KEEPALIVE_S, Gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -227,6 +229,16 @@ async def test_kill_is_204_once_and_404_with_the_cause_afterwards(gateway: Gatew
         "cause": "killed",
         "sandboxId": info.sandbox_id,
     }
+
+
+async def test_who_says_no_timeout_gets_no_more_than_the_pool_grants(gateway: Gateway) -> None:
+    keys = ApiKeys.of(tester=gateway.key)
+    gateway.switch.app = create_app(gateway.backend, keys, keepalive_s=KEEPALIVE_S, max_timeout_s=100.0)
+    answer = await gateway.client.post("/v2/sandboxes", json={"templateID": "base"})
+    assert answer.status_code == 201
+    assert gateway.backend.created[-1].timeout_s == 100.0
+    answer = await gateway.client.put("/raybox/leases/a", json={})
+    assert (answer.status_code, answer.json()["ttl_s"]) == (201, 100.0)
 
 
 async def test_timeout_and_refreshes(gateway: Gateway) -> None:

@@ -237,3 +237,10 @@ async def test_callers_that_block_have_the_same(gateway: Gateway) -> None:
     await asyncio.to_thread(leave)
     while gateway.backend.live:
         await gateway.backend.killed.get()
+
+
+async def test_a_key_in_the_metadata_does_not_make_all_sandboxes_one(gateway: Gateway) -> None:
+    create = {"metadata": {"raybox.idempotency_key": "mine"}}
+    events = await post(gateway, {"max_in_flight": 2, "create": create}, {"code": "a"}, {"code": "b"})
+    assert [event["status"] for event in events if event["type"] == "result"] == ["ok", "ok"]
+    assert {request.idempotency_key for request in gateway.backend.created} == {None}
