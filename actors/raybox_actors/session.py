@@ -293,7 +293,12 @@ class Session:
         Raises NotFound (context), ExecutionForgotten, Conflict (the id is another cell's), BadRequest, LimitReached,
         InternalError (no kernel to be had). Cancellation leaves a cell that was started running.
         """
-        execution = self._log.repeated(request) or await self._start(request)
+        execution = self._log.repeated(request)
+        if execution is None and request.from_event:  # refused later, it would run with nobody there
+            raise BadRequest(
+                f"execution {request.execution_id} has not begun; it has no event {request.from_event} yet"
+            )
+        execution = execution or await self._start(request)
         return await execution.wait(request.from_event, self.options.first_wait_s)
 
     async def _start(self, request: ExecuteRequest) -> Execution:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from raybox_actors.errors import BadRequest, LimitReached
+from raybox_actors.errors import BadRequest, InternalError, LimitReached
 from raybox_actors.items import MAX_FETCHED_BYTES, fetched, needs_standard_library_only
 from raybox_actors.values import ITEM_OUTPUT_BYTES, ItemOutcome, ItemRequest
 from tests.actors.driving import Driver, eventually, parse
@@ -258,6 +259,20 @@ async def test_one_at_a_time(items: Items) -> None:
 )
 def test_which_programs_need_no_packages(code: str, lean: bool) -> None:
     assert needs_standard_library_only(code) is lean
+
+
+async def test_the_sandboxs_root_cannot_lead_a_view_astray(items: Items) -> None:
+    """Views are made by the host's root, in folders that the sandbox's root may rename."""
+    await items.session.parked()
+    argv = ["/bin/sh", "-c", "mv /.layers /away && ln -s /tmp /.layers"]
+    request = {"op": "exec", "argv": argv, "root": True, "env": {"PATH": "/usr/bin:/bin"}}
+    null = os.open(os.devnull, os.O_RDWR)
+    child = await items.session._place.enter(request, "/", [null] * 3)
+    os.close(null)
+    assert await child.status() == 0
+    child.close()
+    with pytest.raises(InternalError, match=r"Not a directory|Too many levels"):
+        await items.program("print(1)")
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,8 @@ async def test_an_execution_id_runs_once(session: OpenSession) -> None:
     assert parse(rest.lines) == first.events[1:]
     with pytest.raises(Conflict):
         await driver.session.execute(dataclasses.replace(request, code="n += 1"))
+    with pytest.raises(BadRequest, match="has not begun"):
+        await driver.session.execute(ExecuteRequest("other", "n += 1", from_event=3))
     assert (await driver.run("n")).result == "1"
     assert len(driver.session.contexts()) == 1
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,6 +42,7 @@ SERVERS = {
     "pool manager's worker": MANAGER,
     "Serve controller's worker": "ray::ServeController",
     "node agent's worker": NODE_AGENT,
+    "front's worker": "ray::Front",
     "gateway's worker and HTTP": GATEWAY,
     "sandbox actors' workers": "ray::SandboxActor",
 }
@@ -91,6 +94,14 @@ def session(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def token(running_pool: RunningPool) -> str:
     return Path(running_pool.token_path).read_text().strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _somebody_has_come_over_ray(running_pool: RunningPool) -> None:
+    """So that the node has a front."""
+    program = "import ray, raybox; ray.init(log_to_driver=False); raybox.connect(transport='ray').capacity()"
+    environment = os.environ | running_pool.environment | {"RAYBOX_POOL": running_pool.name}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, timeout=60)
 
 
 def of(pool: RunningPool, server: str) -> list[Listener]:

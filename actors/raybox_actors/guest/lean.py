@@ -31,7 +31,7 @@ class Bare:
 
     def become_plain(self) -> None:
         refresh_process_state()
-        self.plain.restore()
+        self.plain.restore_signals()  # all else is as it was
 
 
 def start_lean(address: str, calls: Filter, plain: PlainInterpreter, settled: Callable[[], None]) -> int:
@@ -48,8 +48,11 @@ def start_lean(address: str, calls: Filter, plain: PlainInterpreter, settled: Ca
         for name in COMMON.split():
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        plain.restore()
+        os.environ.clear()  # each child has its own
         gc.collect()
         gc.freeze()
+        walls.pass_on_mappings()
         zygote.run()
     finally:
         os._exit(1)

@@ -6,6 +6,7 @@ replace it. Standard library only.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what signal wraps in enums, which a fresh fork pays for
 import atexit
 import base64
 import binascii
@@ -46,8 +47,12 @@ class PlainInterpreter:
         warnings._filters_mutated()  # type: ignore[attr-defined]
         sys.displayhook, sys.excepthook = self.hooks
         sys.setrecursionlimit(self.recursion_limit)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.restore_signals()
+
+    @staticmethod
+    def restore_signals() -> None:
+        _signal.signal(signal.SIGINT, _signal.default_int_handler)
+        _signal.signal(signal.SIGPIPE, _signal.SIG_IGN)
 
 
 def run_program(request: dict[str, Any], bundle: int, become_plain: Callable[[], None]) -> NoReturn:

@@ -35,10 +35,12 @@ def take_view(plan: dict[str, Any], first_id: int) -> None:
     before = os.umask(0)
     check(libc.unshare(CLONE_NEWNS | CLONE_NEWIPC), "unshare")
     mount_memory(LAYERS, f"size={plan['size_bytes']},nr_inodes={plan['inodes']},mode=0700")
+    # The sandbox's root may have put a link there, or do so now: through one we could be led out.
+    own = os.open(LAYERS, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     made: dict[str, str] = {}
     for number, (path, mode, inside) in enumerate(plan["folders"]):
         outer = next((folder for folder in made if path.startswith(f"{folder}/")), None)
-        fresh = f"{LAYERS}/{number}" if outer is None else made[outer] + path[len(outer) :]
+        fresh = f"/proc/self/fd/{own}/{number}" if outer is None else made[outer] + path[len(outer) :]
         os.mkdir(fresh, mode)
         os.chown(fresh, first_id + inside, first_id + inside)
         if outer is None:
@@ -48,6 +50,7 @@ def take_view(plan: dict[str, Any], first_id: int) -> None:
     attributes = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     for path in plan["read_only"]:
         call("mount_setattr", SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), 0, attributes, len(attributes))
+    os.close(own)
     os.umask(before)
 
 
