@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,24 @@ async def test_death_in_the_middle_of_forks(session: OpenSession, mortal: Callab
     assert len(driver.session.contexts()) == 1 + 10 - len(failed)
     for info in driver.session.contexts():
         assert (await driver.run("1 + 1", context_id=info.context_id)).result == "2"
+
+
+async def test_it_forks_whatever_numbers_its_descriptors_have(zygote: ZygoteProcess, session: OpenSession) -> None:
+    """With many children they come to the places that a child's own are put."""
+    driver = await session()
+
+    def count() -> int:
+        return len(list(Path(f"/proc/{zygote.pid}/fd").iterdir()))
+
+    with contextlib.ExitStack() as silent:
+        for wanted in range(80, 112):
+            while (had := count()) < wanted:
+                connection = silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                connection.connect(zygote.address)
+                await eventually(partial(lambda before: count() > before, had))
+            context = await driver.session.create_context(None, None)
+            assert (await driver.run("print('out'); 1 + 1", context_id=context.context_id)).result == "2"
+            await driver.session.remove_context(context.context_id)
 
 
 async def test_bad_requests_do_not_kill_it(zygote: ZygoteProcess, session: OpenSession) -> None:

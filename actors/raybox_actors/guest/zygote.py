@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -297,7 +298,9 @@ class Zygote:
     ) -> tuple[tuple[int, int], tuple[int, int]]:
         """0, 1 and 2 for the program; for a kernel, wire and private copies of the pipes above; the rest closed."""
         passed = (*stdio, tell) if bundle is None else (*stdio, tell, bundle)
-        high = [os.dup2(fd, 100 + index, inheritable=False) for index, fd in enumerate(passed)]
+        # Out of the way first: a zygote of many children has them at such numbers, too.
+        away = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in passed]
+        high = [os.dup2(fd, 100 + index, inheritable=False) for index, fd in enumerate(away)]
         for index in range(3):
             os.dup2(high[index], index, inheritable=True)
         os.closerange(3, 100)
