@@ -284,7 +284,7 @@ class UpOptions:
         1, _whole(1, 256), "Gateway replicas in a cluster that is joined, behind its Serve; one's own Ray has one.", "N"
     )
     max_timeout_s: float = _option(
-        86_400.0, _seconds(1, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
+        86_400.0, _seconds(30, 2_592_000), "The longest timeout a caller may ask for.", "SECONDS"
     )
     admission_wait_s: float = _option(
         5.0, _seconds(0, 600), "How long a create may wait for a free sandbox when the pool is full.", "SECONDS"

@@ -23,11 +23,10 @@ REQUEST_S = 40.0
 CALL_LIMIT_S = 60.0
 #: A call that failed, but may succeed, is repeated for so long; how long it pauses between.
 PERSIST_S, PAUSE_S = 30.0, 0.2
-#: What nobody has any more ends by itself after this; what a batch had whose gateway died, after an item's time more
-#: than two minutes.
+#: What nobody has any more ends by itself after this; what a batch had whose gateway or front died, sooner.
 SANDBOX_S = 60
 ITEM_S = 10.0
-ORPHAN_S = ITEM_S + 120.0
+OF_A_BATCH = {"of": "batch"}
 
 CELL = """
 import pathlib, time
@@ -137,7 +136,7 @@ class Lane(threading.Thread):
         def all_results() -> None:
             seen: list[int] = []
             for result in self._pools[plan.way].exec_many(
-                items, max_in_flight=2, deadline_s=REQUEST_S, timeout_s=ITEM_S
+                items, max_in_flight=2, deadline_s=REQUEST_S, timeout_s=ITEM_S, metadata=OF_A_BATCH
             ):
                 seen.append(result.index)
                 self._journal.outcome(f"item: {result.status}")

@@ -20,9 +20,10 @@ import httpx
 import raybox
 from raybox import Pool
 from raybox_cluster import cli_processes, cli_state
+from raybox_cluster.batch.holding import LEASE_S
 from tests.chaos import plan
 from tests.chaos.journal import Journal
-from tests.chaos.load import CALL_LIMIT_S, ORPHAN_S, REQUEST_S, Lane
+from tests.chaos.load import CALL_LIMIT_S, OF_A_BATCH, REQUEST_S, SANDBOX_S, Lane
 from tests.chaos.plan import Component, Fault, Operation, Way
 from tests.chaos.prey import Prey
 from tests.support.multi_node import connected, multi_node
@@ -35,7 +36,7 @@ UP_LIMIT_S: Final = 170.0
 #: Of a pool that mends itself, nodes included.
 REST_LIMIT_S: Final = 60.0
 WAYS: Final[tuple[Way, ...]] = ("http", "ray")
-KINDS: Final[tuple[str, ...]] = ("trajectory", "batch", "gang")
+KINDS: Final[tuple[str, ...]] = ("trajectory", "lease", "batch", "gang")
 COMPONENTS: Final[tuple[Component, ...]] = tuple(plan.WEIGHTS)
 
 
@@ -116,7 +117,7 @@ def end_orphans(pool: Pool, journal: Journal) -> None:
         for info in listed.next_items():
             left_s = info.end_at.timestamp() - time.time()
             journal.outcome("orphan", f"{info.sandbox_id}: {left_s:.0f} s left")
-            if left_s > ORPHAN_S:
+            if left_s > (LEASE_S if info.metadata == OF_A_BATCH else SANDBOX_S):
                 journal.violation(f"{info.sandbox_id} is nobody's, and would live for {left_s:.0f} s")
             pool.kill(info.sandbox_id)
 
@@ -136,7 +137,8 @@ def at_rest(record: cli_state.PoolRecord, journal: Journal) -> None:
         status = seen["/raybox/status"]
         if not isinstance(status, dict) or seen["/v2/sandboxes"] or seen["/raybox/leases"]:
             return False
-        return dict(status["slots_by_state"]) == {"warm": WARM, "idle": SANDBOXES - WARM}
+        leases = status["leases"], status["orphaned_leases"]
+        return leases == (0, 0) and dict(status["slots_by_state"]) == {"warm": WARM, "idle": SANDBOXES - WARM}
 
     began_s = time.monotonic()
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import httpx
 import pytest
 
 import raybox
-from raybox import ExecItem, ItemResult, Sandbox
+from raybox import ExecItem, ItemResult, RayboxError, Sandbox
+from raybox_cluster.batch.holding import LEASE_S
 from tests.integration.conftest import at_rest
 from tests.support import components
 from tests.support.pool import RunningPool
@@ -109,6 +112,43 @@ def test_a_batch_that_is_left_leaves_nothing(running_pool: RunningPool) -> None:
     results.close()  # type: ignore[attr-defined]  # of a generator
     with Sandbox.create():
         wait_until(lambda: len(sandboxes()) == 1, 30)
+    at_rest(running_pool)
+
+
+def test_slots_come_back_soon_after_the_gateway_that_served_a_batch_died(running_pool: RunningPool) -> None:
+    """And not before, though its items take longer than its sandboxes would live by themselves."""
+    gateway = components.pid_of(running_pool, components.GATEWAY)
+    lines = [{"kind": "program", "timeout_s": 600, "max_in_flight": 2}, *[{"code": "import time; time.sleep(600)"}] * 2]
+    body = "".join(f"{json.dumps(line)}\n" for line in lines)
+
+    def ends_s() -> dict[str, float]:
+        return {info.sandbox_id: info.end_at.timestamp() for info in raybox.connect().list().next_items()}
+
+    def post() -> None:  # and not the SDK's: that would send the items to another gateway
+        headers = {"X-API-KEY": running_pool.api_key}
+        with contextlib.suppress(httpx.TransportError):
+            httpx.post(f"{running_pool.url}/raybox/exec_many", content=body, headers=headers, timeout=120)
+
+    poster = threading.Thread(target=post)
+    poster.start()
+    wait_until(lambda: len(ends_s()) == 2, 30)
+    first_s = ends_s()
+
+    def renewed() -> bool:
+        now_s = ends_s()
+        return all(now_s[one] > end_s for one, end_s in first_s.items())
+
+    wait_until(renewed, LEASE_S)
+    components.kill(gateway)
+    poster.join(30)
+    assert not poster.is_alive()
+
+    def none_left() -> bool:
+        with contextlib.suppress(RayboxError):  # until there is another gateway
+            return not ends_s()
+        return False
+
+    wait_until(none_left, LEASE_S + 10, "slots are held")
     at_rest(running_pool)
 
 

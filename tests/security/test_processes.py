@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX
 from tests.actors.driving import inside, namespace_of
 from tests.security.conftest import Attacker, OpenAttacker, OpenSession
 from tests.support.components import parent
+from tests.support.pool import RunningPool
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.pool
@@ -212,3 +214,30 @@ def test_limits_of_a_process_cannot_be_raised(attacker: Attacker) -> None:
 def test_signals_from_inside_do_not_reach_the_host_through_a_group(attacker: Attacker) -> None:
     code = "import os, signal; os.getpgid(0) == os.getpid() and os.getsid(0) == os.getpid()"
     assert attacker.value(code) is True
+
+
+def test_variables_of_other_sandboxes_are_in_nobody_s_memory(running_pool: RunningPool, attacker: Attacker) -> None:
+    """Every kernel is a fork of the same zygote, which is asked for each of them with its variables."""
+    envs = {f"TOKEN_{number}": f"raybox-secret-{secrets.token_hex(16)}" for number in range(20)}
+    with raybox.Sandbox.create(envs=envs, api_url=running_pool.url, api_key=running_pool.api_key) as other:
+        other.create_code_context()
+        assert other.commands.run("echo $TOKEN_7").stdout.strip() == envs["TOKEN_7"]
+        code = """
+import re
+found = set()
+memory = open('/proc/self/mem', 'rb', 0)
+for line in open('/proc/self/maps'):
+    span, rights, *_ = line.split()
+    if rights.startswith('rw'):
+        first, last = (int(end, 16) for end in span.split('-'))
+        memory.seek(first)
+        try:
+            found |= set(re.findall(b'raybox' + b'-secret-[0-9a-f]{32}', memory.read(last - first)))
+        except OSError:
+            pass
+len(found)
+"""
+        context = attacker.sandbox.create_code_context()
+        execution = attacker.sandbox.run_code(code, context=context)
+        assert execution.error is None, execution.error
+        assert execution.text == "0"

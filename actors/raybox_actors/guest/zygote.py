@@ -2,18 +2,21 @@
 
 It imports and warms what a first cell touches, once, and then forks on request (warm.py); beside it is one that has
 imported next to nothing, for what needs no more (lean.py). It is never a Ray process, has one thread, and holds no
-secret. Each request comes on its own connection and is answered with the child's pid in the zygote's pid namespace;
-when the child ends, its exit status follows on the same connection.
+secret: what is particular to one sandbox, its variables above all, only its own child reads, because what the zygote
+ever had in its memory is in that of every later child.
 
-Request: one packet of JSON with file descriptors. `{"op": "kernel", ...}` forks the Python kernel: descriptors are
-pidfd of the sandbox's first process, wire, stdout, stderr. `{"op": "exec", "argv": [...]}` starts a program in the
-same walls with stdin, stdout, stderr in place of wire, stdout, stderr, once
-`"files": {path: text}` are written. `{"op": "agent", "variables": {...}}` becomes the sandbox's agent (agent.py), with
-its control socket, its listening socket and a log in these places. `{"op": "resize", "size_bytes": n}` sets the quota
-of the sandbox's files, and ends with its stdin. Answers: `{"pid": n}` or `{"error": text}`,
-later `{"status": n}`, n as of os.waitstatus_to_exitcode.
+Each request comes on its own connection and is answered with the child's pid in the zygote's pid namespace; when the
+child ends, its exit status follows on the same connection. A request is one packet of JSON with `op` and what says
+which descriptors come with it (`joins`, `has_bundle`, `has_gate`); the last descriptor is a file that has all of the
+request, as JSON, for the child.
 
-`{"op": "program", ...}` runs a program (program.py), with stdin, stdout, stderr in these places.
+`{"op": "kernel", ...}` forks the Python kernel: descriptors are pidfd of the sandbox's first process, wire, stdout,
+stderr. `{"op": "exec", "argv": [...]}` starts a program in the same walls with stdin, stdout, stderr in place of wire,
+stdout, stderr, once `"files": {path: text}` are written. `{"op": "agent", "variables": {...}}` becomes the sandbox's
+agent (agent.py), with its control socket, its listening socket and a log in these places. `{"op": "resize",
+"size_bytes": n}` sets the quota of the sandbox's files, and ends with its stdin. `{"op": "program", ...}` runs a
+program (program.py), with stdin, stdout, stderr in these places. Answers: `{"pid": n}` or `{"error": text}`, later
+`{"status": n}`, n as of os.waitstatus_to_exitcode.
 
 After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With
 `has_bundle` comes one with what a program consists of. With `has_gate` one more follows: the child waits until a byte
@@ -47,7 +50,9 @@ from program import run_program
 from seccomp import Filter
 from view import take_view
 
-MAX_REQUEST_BYTES = 256 * 1024
+MAX_REQUEST_BYTES = 4096
+#: Files and variables among it.
+MAX_PARTICULARS_BYTES = 64 * 1024 * 1024
 MAX_DESCRIPTORS = 16
 #: Where a program finds what it consists of: see `place_descriptors`.
 BUNDLE = 104
@@ -181,7 +186,7 @@ class Zygote:
 
     def fork(self, request: dict[str, Any], fds: list[int], connection: socket.socket) -> Birth:
         """Fork a child that enters the walls by itself."""
-        pidfd, stdin, stdout, stderr, user_namespace, *more = fds
+        pidfd, stdin, stdout, stderr, user_namespace, *more, particulars = fds
         gate = more.pop() if request.get("has_gate") else None
         bundle = more.pop() if request.get("has_bundle") else None
         if len(more) != request.get("joins", 0):
@@ -190,7 +195,7 @@ class Zygote:
         try:
             pid = walls.fork_into(pidfd, self.own_pid_namespace)
             if not pid:
-                self.child(request, pidfd, (stdin, stdout, stderr), user_namespace, more, gate, tell, bundle)
+                self.child(particulars, pidfd, (stdin, stdout, stderr), user_namespace, more, gate, tell, bundle)
             return Birth(pid, connection, told)
         except BaseException:
             os.close(told)
@@ -217,7 +222,7 @@ class Zygote:
 
     def child(
         self,
-        request: dict[str, Any],
+        particulars: int,
         pidfd: int,
         stdio: tuple[int, int, int],
         user_namespace: int,
@@ -232,6 +237,7 @@ class Zygote:
             signal.set_wakeup_fd(-1)
             walls.fresh_signals()
             os.setsid()
+            request = json.loads(os.pread(particulars, MAX_PARTICULARS_BYTES, 0))
             walls.join_cgroup(joins)
             root = Root(request["furnish"], int(request["first_id"])) if request.get("furnish") else None
             if root is not None:

@@ -16,6 +16,8 @@ from raybox_actors.kernels.base import KernelFailed
 #: A fork takes about 10 ms; a zygote that is being started anew takes two seconds.
 ANSWER_LIMIT_S = 20.0
 MAX_ANSWER_BYTES = 64 * 1024
+#: What the zygote itself reads of a request: nothing of the sandbox's, for its memory goes to the next one's processes.
+FOR_THE_ZYGOTE = ("op", "joins", "has_bundle", "has_gate")
 
 
 @dataclass(slots=True)
@@ -67,8 +69,14 @@ class ZygoteClient:
         """Send one request with descriptors (ours stay open). Raises KernelFailed, also when there is no zygote."""
         connection = await self._connect()
         try:
-            rights = array.array("i", fds)
-            connection.sendmsg([json.dumps(request).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            words = {name: request[name] for name in FOR_THE_ZYGOTE if name in request}
+            particulars = os.memfd_create("raybox-request")
+            try:
+                os.write(particulars, json.dumps(request).encode())
+                rights = array.array("i", [*fds, particulars])
+                connection.sendmsg([json.dumps(words).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            finally:
+                os.close(particulars)
             answer = json.loads(await receive(connection, ANSWER_LIMIT_S))
             if "error" in answer:
                 raise KernelFailed(str(answer["error"]))

@@ -26,12 +26,13 @@ from raybox_actors.errors import (
 from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
 from raybox_cluster.gateway.backend import Backend
 
+from .holding import LEASE_S, RENEW_S, Hold
 from .schedule import MASKED, Emit, EndWorker, Instruction, Rules, Run, Schedule, StartWorker, Status
 
 logger = logging.getLogger(__name__)
 
-#: Sandboxes outlive what runs in them by this much: should we vanish, they do, too.
-LEASE_S = 60.0
+#: How often it is looked which sandboxes are to be renewed.
+LOOK_S = 1.0
 #: What an item may take beyond its own time until its sandbox is given up.
 GRACE_S = 30.0
 #: Pause before the next attempt to start a sandbox, where the pool does not say.
@@ -68,12 +69,6 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Worker:
-    sandbox_id: str
-    ends_at_s: float
-
-
-@dataclass(slots=True)
 class _Held:
     entry: Entry
     size_bytes: int
@@ -97,17 +92,18 @@ class Batch:
         items: AsyncIterator[Entry],
         *,
         deadline_s: float | None = None,
-        max_timeout_s: float = 86_400.0,
         lingering: set[asyncio.Task[None]] | None = None,
     ) -> None:
-        """create: what its sandboxes are like. deadline_s: for all of it, from the first moment of `results` on.
+        """create: what its sandboxes are like; how long they live is said by holding.py. deadline_s: for all of it,
+        from the first moment of `results` on.
         lingering: of whoever owns what outlives the batch: creations that nobody waits for, until they can be undone.
         """
         self._lingering = set() if lingering is None else lingering
-        self._backend, self._create, self._items = backend, create, items
+        self._backend, self._items = backend, items
+        self._create = replace(create, timeout_s=LEASE_S)
         self._schedule = Schedule(rules)
-        self._deadline_s, self._max_timeout_s = deadline_s, max_timeout_s
-        self._workers: dict[int, _Worker] = {}
+        self._deadline_s = deadline_s
+        self._workers: dict[int, Hold] = {}
         self._held: dict[int, _Held] = {}
         self._held_bytes = 0
         self._taken = 0
@@ -122,6 +118,7 @@ class Batch:
     async def results(self) -> AsyncGenerator[Result, None]:
         """Each item's result once, in the order in which they are known."""
         ends_at_s = None if self._deadline_s is None else time.monotonic() + self._deadline_s
+        renewing = asyncio.get_running_loop().create_task(self._renew_all())
         try:
             while True:
                 while self._ready:
@@ -143,6 +140,7 @@ class Batch:
                     self._carry_out(task.result()(time.monotonic()))
                 self._carry_out(self._schedule.look(time.monotonic()))
         finally:
+            renewing.cancel()
             await self._end()
 
     @property
@@ -201,7 +199,7 @@ class Batch:
 
     async def _start(self, worker: int) -> Said:
         try:
-            place = await self._new_place()
+            hold = await self._new_hold()
         except RayboxError as error:
             self._refusal = error
             pause_s = error.retry_after_s if isinstance(error, NoCapacity) else PAUSE_S
@@ -211,10 +209,10 @@ class Batch:
             logger.exception("a sandbox for a batch")
             self._refusal = InternalError(f"no sandbox could be made: {type(error).__name__}")
             return partial(self._schedule.worker_refused, worker, PAUSE_S, False)
-        self._workers[worker] = place
+        self._workers[worker] = hold
         return partial(self._schedule.worker_started, worker)
 
-    async def _new_place(self) -> _Worker:
+    async def _new_hold(self) -> Hold:
         """Cancellation leaves none. Raises what `Backend.create` raises."""
         call = asyncio.ensure_future(self._backend.create(self._create))
         try:
@@ -224,7 +222,7 @@ class Batch:
             self._lingering.add(abandoned)
             abandoned.add_done_callback(self._lingering.discard)
             raise
-        return _Worker(info.sandbox_id, time.monotonic() + self._create.timeout_s)
+        return Hold(info.sandbox_id, time.monotonic())
 
     async def _run(self, worker: int, index: int, attempt: int) -> Said:
         held = self._held[index]
@@ -232,10 +230,14 @@ class Batch:
         assert request is not None
         reusable = True
         try:
-            place = await self._lasting(worker, request.timeout_s)
-            async with asyncio.timeout(request.timeout_s + GRACE_S):
-                asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
-                outcome = await self._backend.run_item(place.sandbox_id, asked)
+            hold = await self._hold_of(worker)
+            asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
+            hold.idle_since_s = None
+            try:
+                async with asyncio.timeout(request.timeout_s + GRACE_S):
+                    outcome = await self._backend.run_item(hold.sandbox_id, asked)
+            finally:
+                hold.idle_since_s = time.monotonic()
             held.result = Result(index, held.entry.name, outcome.status, attempt, outcome)
             reusable = outcome.clean
         except BadRequest as error:
@@ -257,16 +259,33 @@ class Batch:
             return partial(self._schedule.faulted, worker)
         return partial(self._schedule.finished, worker, reusable)
 
-    async def _lasting(self, worker: int, item_s: float) -> _Worker:
-        """Its sandbox, which lives as long as the item may take, and some more."""
-        place, now_s = self._workers[worker], time.monotonic()
-        if place.ends_at_s <= now_s:  # nothing was to do for long, and its time was up
-            place = self._workers[worker] = await self._new_place()
-        if place.ends_at_s - now_s < item_s + LEASE_S / 2:
-            lifetime_s = min(item_s + 2 * LEASE_S, self._max_timeout_s)
-            await self._backend.set_timeout(place.sandbox_id, lifetime_s)
-            place.ends_at_s = now_s + lifetime_s
-        return place
+    async def _hold_of(self, worker: int) -> Hold:
+        """Its sandbox; another one, if nothing was to do for long and its time is up."""
+        hold = self._workers[worker]
+        if not hold.is_usable(time.monotonic()):
+            self._kill(hold.sandbox_id)
+            hold = self._workers[worker] = await self._new_hold()
+        return hold
+
+    async def _renew_all(self) -> None:
+        """Until cancelled: see holding.py."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now_s = time.monotonic()
+            due = [hold for hold in self._workers.values() if hold.is_due(now_s)]
+            await asyncio.gather(*map(self._renew, due))
+
+    async def _renew(self, hold: Hold) -> None:
+        now_s = time.monotonic()
+        try:
+            async with asyncio.timeout(RENEW_S):
+                await self._backend.set_timeout(hold.sandbox_id, LEASE_S)
+        except (RayboxError, TimeoutError) as error:
+            logger.debug("sandbox %s of a batch was not renewed: %s", hold.sandbox_id, error)
+        except Exception:
+            logger.exception("renewing sandbox %s of a batch", hold.sandbox_id)
+        else:
+            hold.renewed_at_s = now_s
 
     async def _abandon(self, call: asyncio.Future[SandboxInfo]) -> None:
         """A creation that is cut off may yet succeed, and nobody would know the sandbox."""

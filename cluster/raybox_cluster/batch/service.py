@@ -30,12 +30,11 @@ class Service:
         backend: Backend,
         rules: Callable[[], Awaitable[Rules]],
         *,
-        max_timeout_s: float = 86_400.0,
         idle_s: float = IDLE_S,
     ) -> None:
         """rules: asked once for each new batch."""
         self._backend, self._rules = backend, rules
-        self._max_timeout_s, self._idle_s = max_timeout_s, idle_s
+        self._idle_s = idle_s
         self._batches: dict[Hashable, _Shared] = {}
         self._lingering: set[asyncio.Task[None]] = set()
 
@@ -53,7 +52,7 @@ class Service:
         return None if shared is None or shared.closed else shared
 
     def _begin(self, whose: Hashable, create: CreateRequest, rules: Rules) -> _Shared:
-        shared = _Shared(self._backend, create, rules, self._max_timeout_s, self._idle_s, self._lingering)
+        shared = _Shared(self._backend, create, rules, self._idle_s, self._lingering)
         self._batches[whose] = shared
         shared.pump.add_done_callback(lambda _: self._forget(whose, shared))
         return shared
@@ -69,7 +68,6 @@ class _Shared:
         backend: Backend,
         create: CreateRequest,
         rules: Rules,
-        max_timeout_s: float,
         idle_s: float,
         lingering: set[asyncio.Task[None]],
     ) -> None:
@@ -79,7 +77,7 @@ class _Shared:
         self._waiting: asyncio.Queue[tuple[ItemRequest, asyncio.Future[Result]]] = asyncio.Queue()
         #: By index: who waits for what was begun.
         self._under_way: dict[int, asyncio.Future[Result]] = {}
-        self._batch = Batch(backend, create, rules, self._items(), max_timeout_s=max_timeout_s, lingering=lingering)
+        self._batch = Batch(backend, create, rules, self._items(), lingering=lingering)
         self.pump = asyncio.get_running_loop().create_task(self._pump())
 
     async def run(self, item: ItemRequest) -> Result:

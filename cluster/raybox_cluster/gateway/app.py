@@ -103,7 +103,7 @@ class Gateway(FastAPI):
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(capacity_routes(backend))
         self.include_router(batch_routes(backend, keepalive_s, max_timeout_s))
-        self.include_router(run_code_routes(backend, max_timeout_s))
+        self.include_router(run_code_routes(backend))
         self.include_router(gang_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(lease_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(status_routes(backend))

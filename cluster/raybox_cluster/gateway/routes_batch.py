@@ -19,7 +19,8 @@ from starlette.responses import Response
 from raybox_actors.errors import BadRequest, RayboxError
 from raybox_actors.values import DEFAULT_TEMPLATE, CreateRequest
 from raybox_cluster.batch import wire as batch_wire
-from raybox_cluster.batch.run import LEASE_S, Batch, Entry, Result
+from raybox_cluster.batch.holding import LEASE_S
+from raybox_cluster.batch.run import Batch, Entry, Result
 from raybox_cluster.batch.schedule import Rules
 from raybox_cluster.batch.wire import BatchOptions, Lines
 
@@ -82,7 +83,6 @@ class _Answer(Response):
             Rules(in_flight, fresh=options.fresh),
             body.items(options, 2 * in_flight + READ_AHEAD),
             deadline_s=options.deadline_s,
-            max_timeout_s=self._max_timeout_s,
             lingering=self._lingering,
         )
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-cache")]
@@ -118,8 +118,7 @@ class _Answer(Response):
 
     def _create_request(self, options: BatchOptions) -> CreateRequest:
         """As the body of a create would say, but for the template's name, which may be left out, and the timeout."""
-        lifetime_s = min(options.timeout_s + 2 * LEASE_S, self._max_timeout_s)
-        fields = {"templateID": DEFAULT_TEMPLATE, **options.create, "timeout": int(lifetime_s)}
+        fields = {"templateID": DEFAULT_TEMPLATE, **options.create, "timeout": int(LEASE_S)}
         create = wire.create_of(fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s)
         return replace(create, idempotency_key=None)  # which metadata may have: it would make all of them the same one
 

@@ -19,7 +19,8 @@ from raybox_actors import fields as f
 from raybox_actors.errors import BadRequest, RayboxError
 from raybox_actors.items import check_names
 from raybox_actors.values import CreateRequest, ItemKind, ItemRequest
-from raybox_cluster.batch.run import LEASE_S, Result
+from raybox_cluster.batch.holding import LEASE_S
+from raybox_cluster.batch.run import Result
 from raybox_cluster.batch.schedule import Rules
 from raybox_cluster.batch.service import Service
 from raybox_cluster.batch.wire import decode_base64, encode_base64
@@ -85,13 +86,13 @@ class RunCode:
     memory_mib: int | None
 
 
-def run_code_routes(backend: Backend, max_timeout_s: float) -> APIRouter:
+def run_code_routes(backend: Backend) -> APIRouter:
     router = APIRouter()
 
     async def rules() -> Rules:
         return Rules(await default_in_flight(backend))
 
-    service = Service(backend, rules, max_timeout_s=max_timeout_s)
+    service = Service(backend, rules)
 
     async def run_code(request: Request) -> Response:
         body = await read_body(request.receive, headers_of(request.scope), MAX_BODY_BYTES)
@@ -115,7 +116,7 @@ def run_code_routes(backend: Backend, max_timeout_s: float) -> APIRouter:
 
     async def _run(key: ApiKey, asked: RunCode) -> Result:
         create = CreateRequest(
-            timeout_s=min(2 * LEASE_S, max_timeout_s),
+            timeout_s=LEASE_S,
             owner=key.name,
             quota=key.quota,
             weight=key.weight,

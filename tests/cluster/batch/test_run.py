@@ -10,6 +10,7 @@ import pytest
 
 from raybox_actors.errors import BadRequest, Cause, InternalError, NoCapacity, SandboxLost
 from raybox_actors.values import CreateRequest, ItemOutcome, ItemRequest, SandboxInfo
+from raybox_cluster.batch import holding
 from raybox_cluster.batch import run as batch_run
 from raybox_cluster.batch import service as batch_service
 from raybox_cluster.batch.run import Batch, Entry, Result
@@ -221,6 +222,36 @@ async def test_who_leaves_while_a_sandbox_is_being_made_leaves_none(backend: Mem
     assert not backend.live
 
 
+async def test_sandboxes_live_for_a_short_time_and_are_renewed_while_an_item_runs(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "LOOK_S", 0.01)
+    monkeypatch.setattr(holding, "RENEW_S", 0.02)
+    renewed, refused = asyncio.Queue[float](), [InternalError("busy"), RuntimeError("what nobody expected")]
+
+    async def set_timeout(_sandbox_id: str, timeout_s: float) -> None:
+        if refused:
+            raise refused.pop()
+        renewed.put_nowait(timeout_s)
+
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        if item.code == "long":
+            assert [await renewed.get() for _ in range(3)] == [holding.LEASE_S] * 3
+        return await succeed(sandbox_id, item)
+
+    backend.run = run
+    backend.set_timeout = set_timeout  # type: ignore[method-assign,assignment]
+    results = await collect(batch_of(backend, entries(["long", "short"]), Rules(1)))
+    assert [(one.status, one.attempts) for one in results] == [("ok", 1)] * 2
+    assert [one.timeout_s for one in backend.created] == [holding.LEASE_S]
+
+
+async def test_short_items_need_no_renewal(backend: MemoryBackend) -> None:
+    results = await collect(batch_of(backend, entries(map(str, range(200))), Rules(2)))
+    assert len(results) == 200
+    assert "set_timeout" not in backend.calls
+
+
 async def test_a_sandbox_whose_time_was_up_is_replaced(backend: MemoryBackend) -> None:
     """Or a batch that has nothing to do for long would try its items on dead sandboxes."""
 
@@ -236,7 +267,7 @@ async def test_a_sandbox_whose_time_was_up_is_replaced(backend: MemoryBackend) -
         yield Entry("first", ItemRequest("a", "1", timeout_s=1))
         await ran.wait()
         backend.end(next(iter(backend.live)), "timeout")
-        batch._workers[0].ends_at_s = 0.0
+        batch._workers[0].renewed_at_s = float("-inf")
         yield Entry("second", ItemRequest("b", "1", timeout_s=1))
 
     batch = batch_of(backend, items(), Rules(1))
@@ -296,20 +327,6 @@ async def test_what_waits_is_bounded_in_bytes(backend: MemoryBackend, monkeypatc
     hold.set()
     await asyncio.gather(*first)
     assert (await ask(1)).status == "ok"
-
-
-async def test_an_items_time_asks_no_more_than_the_pool_grants(backend: MemoryBackend) -> None:
-    longest: list[float] = []
-    set_timeout = backend.set_timeout
-
-    async def noted(sandbox_id: str, timeout_s: float) -> None:
-        longest.append(timeout_s)
-        await set_timeout(sandbox_id, timeout_s)
-
-    backend.set_timeout = noted  # type: ignore[method-assign]
-    service = Service(backend, one_at_a_time, max_timeout_s=200.0, idle_s=0.05)
-    await service.run("me", CreateRequest(timeout_s=120), ItemRequest("e", "1", timeout_s=150))
-    assert longest == [200.0]
 
 
 async def test_large_items_are_not_taken_ahead(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
