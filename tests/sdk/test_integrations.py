@@ -1,4 +1,4 @@
-"""What a policy is shown of a turn, and what the trainer is told. The adapters: tests/integration/test_rl.py."""
+"""What a policy is shown of a turn, and what the trainer is told. The adapters: tests/rl."""
 
 from __future__ import annotations
 

@@ -123,20 +123,21 @@ class CodeInterpreterTool(BaseTool):  # type: ignore[misc]  # verl is not there 
         return turn_of(execution, options.max_chars)
 
 
-#: Trajectories whose end gives their sandbox up already.
-_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+#: The latest lease of each trajectory, whose end gives it up: after a fault of ours it is of another sandbox.
+_latest: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 
 
 def _release_with(trajectory: Any, lease: Any) -> None:
     """Release the lease when the trajectory is collected, if somebody's loop still runs; else its time runs out."""
-    if trajectory in _watched:
+    if trajectory in _latest:
+        _latest[trajectory][:] = [lease]
         return
-    _watched.add(trajectory)
+    latest = _latest[trajectory] = [lease]
     loop = asyncio.get_running_loop()
 
     def release() -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: _keep(loop.create_task(_released(lease))))
+            loop.call_soon_threadsafe(lambda: _keep(loop.create_task(_released(latest[0]))))
 
     weakref.finalize(trajectory, release).atexit = False
 
