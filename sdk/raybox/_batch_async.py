@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable, Mapping, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _batch, _transport
 from ._batch import AsyncItems, ExecItem, ItemResult
@@ -19,6 +19,10 @@ OVERDUE = "the time of the batch was up"
 #: How often in a row an answer may break off with no result in it.
 MAX_BROKEN = 3
 BROKEN_PAUSE_S = 0.5
+#: The server knows when the batch's time is up; what it says is waited for so much longer.
+LATE_S = 5.0
+
+T = TypeVar("T")
 
 
 async def exec_many(
@@ -37,7 +41,7 @@ async def exec_many(
             request = _batch.request_of(config, feed.body())
             any_result = False
             try:
-                stream = await _transport.open_duplex(request)
+                stream = await feed.in_time(_transport.open_duplex(request))
                 try:
                     if stream.status != 200:
                         body = await _transport.read_all_async(stream)
@@ -58,6 +62,9 @@ async def exec_many(
                 finally:
                     await stream.close()
             except TransportFailure as failure:
+                if feed.is_late and not feed.never_sent:
+                    overdue = True
+                    break
                 error: RayboxError = error_of_failure(request, failure)
                 broken = 1 if any_result else broken + 1
                 if feed.never_sent or broken >= MAX_BROKEN:
@@ -65,9 +72,7 @@ async def exec_many(
                         yield _batch.unreached(index, name, "infrastructure", str(error))
                     raise error from failure
                 await asyncio.sleep(broken * BROKEN_PAUSE_S)
-                if not feed.is_late:
-                    continue
-                overdue = True
+                continue
             break
         if overdue:
             for index, name in feed.unanswered():
@@ -184,18 +189,37 @@ class _Feed:
 
     async def rest(self) -> AsyncIterator[tuple[int, str | None]]:
         """Of a collection, what was not taken at all. A stream may have no end."""
-        while self._sized and not isinstance(item := await self._next.get(), _End):
+        while self._sized and not self._ended:
+            if isinstance(item := await self._next.get(), _End):
+                self._ended = True
+                return
             yield self._taken, _batch.id_of(item)
             self._taken += 1
 
+    def _patience_s(self) -> float | None:
+        return None if self._ends_at_s is None else max(self._ends_at_s + LATE_S - time.monotonic(), 0.0)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """What it gives. Raises TransportFailure when the batch's time is up, and LATE_S more."""
+        clock = asyncio.timeout(self._patience_s())
+        try:
+            async with clock:
+                return await work
+        except TimeoutError:
+            if clock.expired():
+                raise TransportFailure("timeout") from None
+            raise
+
     async def unless_it_fails(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
-        """What is read; raises what taking an item raised."""
+        """What is read; raises what taking an item raised, and as `in_time`."""
         task = asyncio.ensure_future(reading)
         try:
             both: set[asyncio.Future[Any]] = {task, self._failed}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, timeout=self._patience_s(), return_when=asyncio.FIRST_COMPLETED)
             if self.failure is not None:
                 raise self.failure
+            if not task.done():
+                raise TransportFailure("timeout")
             return task.result()
         finally:
             if not task.done():
