@@ -56,6 +56,7 @@ from raybox_actors.lifecycle import (
 )
 from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
+from raybox_actors.off_loop import off_loop
 from raybox_actors.plain import Left, PlainBatch, PlainError, plain_batch, plainly
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, begin_session
@@ -131,9 +132,7 @@ class SandboxActor:
         if self._facts is not None:
             return self._describe()
         self._loop = asyncio.get_running_loop()
-        agent = await asyncio.to_thread(
-            ray.get_actor, node_agent_name(self._config, self._node_id), namespace=NAMESPACE
-        )
+        agent = await off_loop(ray.get_actor, node_agent_name(self._config, self._node_id), namespace=NAMESPACE)
         self._facts = facts = await agent.facts.remote()
         if self._config.network == "egress" and not facts.no_network:
             options = EgressOptions(self._config.network_denied_cidrs, self._config.network_dns)
@@ -648,7 +647,7 @@ class SandboxActor:
             await self._manager.slot_changed.remote(self._describe())
         except ActorDiedError:  # replaced by another, for one that Ray restarts keeps its handle
             with contextlib.suppress(ValueError):  # not there yet; it will ask
-                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                self._manager = await off_loop(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
                 self._manager.slot_changed.remote(self._describe())
         except RayError as error:
             logger.info("slot %d could not tell its manager: %r", self._slot, error)
@@ -672,7 +671,7 @@ class SandboxActor:
         misses = 0
         while True:
             try:
-                self._manager = await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                self._manager = await off_loop(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
                 misses = 0
             except ValueError:
                 misses += 1

@@ -14,6 +14,7 @@ from typing import Final
 import ray
 
 from raybox_actors.config import NAMESPACE, PoolConfig, manager_name
+from raybox_actors.off_loop import off_loop
 from raybox_cluster.front_exchange import Exchanges
 from raybox_cluster.gateway.auth import KEYLESS_OWNER, ApiKey, ApiKeys, hash_key, new_key
 
@@ -97,7 +98,7 @@ class Front:
         while misses < POOL_CHECK_MISSES:
             await asyncio.sleep(POOL_CHECK_INTERVAL_S)
             try:
-                await asyncio.to_thread(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
+                await off_loop(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
                 misses = 0
             except ValueError:
                 misses += 1

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 
 from raybox_actors.config import PoolConfig, front_name
 from raybox_actors.errors import InternalError
+from raybox_actors.off_loop import off_loop
 from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool.actors import ensure_front
 from raybox_cluster.pool.calls import answer, find
@@ -50,13 +51,13 @@ class Fronts:
     async def end(self, node_id: str) -> None:
         """End the node's front, if there is one."""
         with contextlib.suppress(ValueError):
-            ray.kill(await asyncio.to_thread(find, front_name(self._config, node_id)))
+            ray.kill(await off_loop(find, front_name(self._config, node_id)))
 
     async def _make(self, node_id: str) -> str:
         error: Exception | None = None
         for _ in range(ATTEMPTS):
             try:
-                handle = await asyncio.to_thread(ensure_front, self._config, self._keys, node_id)
+                handle = await off_loop(ensure_front, self._config, self._keys, node_id)
                 await answer(handle.ping.remote(), START_TIMEOUT_S)
                 return front_name(self._config, node_id)
             except (RayActorError, TimeoutError, ValueError) as failure:

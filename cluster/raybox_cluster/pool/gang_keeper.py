@@ -14,6 +14,7 @@ from ray.util.placement_group import PlacementGroup
 
 from raybox_actors.config import PoolConfig
 from raybox_actors.errors import BadRequest, GangFailed, InternalError, LimitReached, NoCapacity, RayboxError
+from raybox_actors.off_loop import off_loop
 from raybox_actors.values import CreateRequest, SandboxInfo, SlotDescription
 from raybox_cluster.pool import events as ev
 from raybox_cluster.pool import placement_groups
@@ -115,7 +116,7 @@ class GangKeeper:
 
     async def look(self) -> ev.PlacementsFound:
         """Which placement groups of the pool there are, besides those that were made here."""
-        groups = await asyncio.to_thread(placement_groups.existing, self._config)
+        groups = await off_loop(placement_groups.existing, self._config)
         return ev.PlacementsFound(frozenset(groups.keys() - self._groups.keys()))
 
     def carry_out(self, order: GangOrder) -> None:
@@ -167,14 +168,14 @@ class GangKeeper:
         self._tell(ev.GangConfirmed(gang_id))
 
     async def _reserve(self, gang_id: str, bundles: int) -> None:
-        group = await asyncio.to_thread(placement_groups.reserve, self._config, gang_id, bundles)
+        group = await off_loop(placement_groups.reserve, self._config, gang_id, bundles)
         self._groups[gang_id] = group
         if not self._placed(gang_id):  # the gang has ended meanwhile
             await self._remove(gang_id)
             return
         try:
             await group.ready()
-            node_ids = await asyncio.to_thread(placement_groups.nodes_of, group, bundles)
+            node_ids = await off_loop(placement_groups.nodes_of, group, bundles)
         except (RayError, KeyError) as error:  # removed meanwhile, or it cannot be
             reason = f"Ray could not reserve room for {bundles} sandboxes: {one_line(error)}"
             self._tell(ev.PlacementFailed(gang_id, reason))
@@ -183,4 +184,4 @@ class GangKeeper:
 
     async def _remove(self, gang_id: str) -> None:
         self._groups.pop(gang_id, None)
-        await asyncio.to_thread(placement_groups.remove, self._config, gang_id)
+        await off_loop(placement_groups.remove, self._config, gang_id)

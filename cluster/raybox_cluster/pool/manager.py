@@ -33,6 +33,7 @@ from raybox_actors.errors import (
     SlotTaken,
 )
 from raybox_actors.isolation.policy import effective
+from raybox_actors.off_loop import off_loop
 from raybox_actors.plain import PlainError, plain_error, plainly
 from raybox_actors.values import (
     CreateRequest,
@@ -150,7 +151,7 @@ class PoolManager:
         #: Descriptions asked for and not had yet.
         self._asking: dict[SlotKey, asyncio.Task[None]] = {}
         self._leases = LeaseKeeper(
-            self._claim, self._state.claimed, self._call_sandbox, lambda owners: asyncio.to_thread(look_up, owners)
+            self._claim, self._state.claimed, self._call_sandbox, lambda owners: off_loop(look_up, owners)
         )
         self._spawn(self._keep_up_leases())
         self._spawn(self._keep_up())  # on the actor's loop: Ray runs all of an async actor there
@@ -291,7 +292,7 @@ class PoolManager:
             return plain_error(NotFound("sandbox", sandbox_id[:80]))
         cause = await self.tombstone(sandbox_id)
         if cause is None:
-            nodes = await asyncio.to_thread(alive_nodes)
+            nodes = await off_loop(alive_nodes)
             cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
         return plain_error(SandboxLost(sandbox_id, cause))
 
@@ -422,7 +423,7 @@ class PoolManager:
     async def _ensure_agent(self, node_id: str, timeout_s: float) -> None:
         agent: Handle = None
         try:
-            agent = await asyncio.to_thread(ensure_node_agent, self._config, self._classes, node_id)
+            agent = await off_loop(ensure_node_agent, self._config, self._classes, node_id)
             facts: NodeFacts = await answer(agent.start.remote(), timeout_s)
             self._leaks.record(node_id, await answer(agent.ping.remote(), timeout_s))
         except (RayboxError, RayActorError, TimeoutError) as error:
@@ -439,7 +440,7 @@ class PoolManager:
     async def _stop_agent(self, node_id: str) -> None:
         await self._fronts.end(node_id)
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
-            agent = await asyncio.to_thread(find, node_agent_name(self._config, node_id))
+            agent = await off_loop(find, node_agent_name(self._config, node_id))
             try:
                 await answer(agent.stop.remote(), RETIRE_TIMEOUT_S)
             finally:
@@ -457,7 +458,7 @@ class PoolManager:
 
     async def _start_slot(self, key: SlotKey, within: Bundle | None) -> None:
         try:
-            handle = await asyncio.to_thread(start_sandbox_actor, self._config, self._classes, key, within)
+            handle = await off_loop(start_sandbox_actor, self._config, self._classes, key, within)
             self._handles[key] = handle
             self._tell(ev.SlotDescribed(await answer(handle.start.remote(), START_TIMEOUT_S)))
         except ActorUnschedulableError:
@@ -494,7 +495,7 @@ class PoolManager:
                 handle = self._handles.get(key)
                 if handle is None:
                     name = sandbox_actor_name(self._config, key.node_id, key.slot)
-                    handle = self._handles[key] = await asyncio.to_thread(find, name)
+                    handle = self._handles[key] = await off_loop(find, name)
                 try:
                     description = await answer(handle.describe.remote(), DESCRIBE_TIMEOUT_S)
                 except InternalError:
@@ -526,7 +527,7 @@ class PoolManager:
 
     async def _kill(self, key: SlotKey, sandbox_id: str, cause: Cause) -> None:
         with contextlib.suppress(RayActorError, RayboxError, TimeoutError, ValueError):
-            handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, key.node_id, key.slot))
+            handle = await off_loop(find, sandbox_actor_name(self._config, key.node_id, key.slot))
             await answer(handle.kill.remote(sandbox_id, cause), CLAIM_TIMEOUT_S)
 
     async def _lose(self, key: SlotKey, error: Exception, *, kill: bool = False) -> None:
@@ -535,7 +536,7 @@ class PoolManager:
         if kill and handle is not None and not isinstance(error, ActorDiedError):
             ray.kill(handle)
         self._note(f"slot {key.slot} is lost: {error}")
-        if key.node_id not in await asyncio.to_thread(alive_nodes):
+        if key.node_id not in await off_loop(alive_nodes):
             self._tell(ev.NodeGone(key.node_id))
         self._tell(ev.SlotLost(key))
         self._handles.pop(key, None)
@@ -569,12 +570,12 @@ class PoolManager:
         parts = ids.parse(sandbox_id)
         assert parts is not None
         try:
-            handle = await asyncio.to_thread(find, sandbox_actor_name(self._config, parts.node, parts.slot))
+            handle = await off_loop(find, sandbox_actor_name(self._config, parts.node, parts.slot))
             return await answer(getattr(handle, method).remote(sandbox_id, *arguments), CLAIM_TIMEOUT_S)
         except (ActorDiedError, ValueError):
             cause = self._state.tombstones.get(sandbox_id)
             if cause is None:
-                nodes = await asyncio.to_thread(alive_nodes)
+                nodes = await off_loop(alive_nodes)
                 cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
             raise SandboxLost(sandbox_id, cause) from None
         except (RayActorError, TimeoutError) as error:
@@ -583,7 +584,7 @@ class PoolManager:
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
         known = {key: slot for key, slot in self._state.slots.items() if slot.description is not None}
-        nodes, living = await asyncio.gather(asyncio.to_thread(look), asyncio.to_thread(names, self._config))
+        nodes, living = await asyncio.gather(off_loop(look), off_loop(names, self._config))
         by_prefix = {node.node_id[:12]: node.node_id for node in nodes}
         for node_id in self._state.nodes.keys() - set(by_prefix.values()):
             self._tell(ev.NodeGone(node_id))
@@ -636,7 +637,7 @@ class PoolManager:
         wanted = request(self._bundle, self._config.node_labels, self._state.unmet(), nodes)
         if wanted != self._requested:
             try:
-                await asyncio.to_thread(report_demand, self._config.name, wanted)
+                await off_loop(report_demand, self._config.name, wanted)
                 self._requested = wanted
             except Exception as error:  # whatever Ray's own layers raise; the next look tries again
                 self._note(f"Ray's autoscaler could not be told: {error!r}")
