@@ -45,7 +45,7 @@ def token_cluster(*options: str) -> Iterator[TokenCluster]:
         token_path = Path(folder) / "token"
         token_path.write_text(token)
         token_path.chmod(0o600)
-        port, dashboard_port = free_port(), free_port()
+        port, dashboard_port, agent_port = free_port(), free_port(), free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "RAYBOX_"))}
         environment = LEAN | {
             "RAY_AUTH_MODE": "token",
@@ -58,6 +58,8 @@ def token_cluster(*options: str) -> Iterator[TokenCluster]:
                 [
                     str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}",
                     "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+                    # Another Ray of this machine has the usual one, without which no job can be submitted.
+                    f"--dashboard-agent-listen-port={agent_port}",
                     "--num-cpus=8", "--object-store-memory=80000000", f"--temp-dir={folder}/r", *options,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=inherited | environment,
