@@ -409,7 +409,7 @@ def _import_ray() -> None:
 
 def _import_ahead() -> None:
     import raybox_cluster.deploy
-    import raybox_cluster.pool.manager
+    import raybox_cluster.pool.up_down
     import raybox_cluster.serve_app  # noqa: F401  # all for their effect
 
 

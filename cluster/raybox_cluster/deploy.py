@@ -128,7 +128,7 @@ def deploy(
     Raises UserError with the reason; then nothing that was started here is left but, in a joined cluster, Serve.
     """
     from raybox_cluster.pool.adoption import end_manager
-    from raybox_cluster.pool.manager import ensure_pool
+    from raybox_cluster.pool.up_down import ensure_pool
 
     started = time.monotonic()
 
@@ -176,7 +176,7 @@ def take_down(config: PoolConfig, started_serve: bool) -> None:
     """End the gateway, the pool and every sandbox in a joined cluster. Idempotent."""
     from ray import serve
 
-    from raybox_cluster.pool.manager import teardown_pool
+    from raybox_cluster.pool.up_down import teardown_pool
 
     details = serve_details()
     others = set() if details is None else details["applications"].keys() - {application_name(config.name)}
@@ -189,7 +189,7 @@ def take_down(config: PoolConfig, started_serve: bool) -> None:
 
 def take_down_own(config: PoolConfig) -> None:
     """End the pool and every sandbox of a Ray that is about to be stopped as a whole, so Serve needs no goodbye."""
-    from raybox_cluster.pool.manager import teardown_pool
+    from raybox_cluster.pool.up_down import teardown_pool
 
     teardown_pool(config)
 

@@ -36,7 +36,7 @@ def build(args: dict[str, Any]) -> Any:
     """
     from raybox_cluster.deploy import Running, adopted_config
     from raybox_cluster.pool.adoption import end_manager, running_config
-    from raybox_cluster.pool.manager import start_pool
+    from raybox_cluster.pool.up_down import start_pool
     from raybox_cluster.serve_app import application
 
     options = options_of(args)

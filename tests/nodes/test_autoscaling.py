@@ -15,7 +15,7 @@ from raybox_actors.config import PoolConfig, manager_name
 from raybox_actors.values import CreateRequest
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import names
-from raybox_cluster.pool.manager import ensure_pool, teardown_pool
+from raybox_cluster.pool.up_down import ensure_pool, teardown_pool
 from tests.cluster.pool.conftest import CLASSES
 from tests.support.autoscaling import autoscaling_cluster
 from tests.support.ray_cluster import LEAN

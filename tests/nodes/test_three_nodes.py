@@ -22,7 +22,7 @@ from raybox_actors.values import CreateRequest, ExecuteRequest, PoolStatus, Sand
 from raybox_cluster.pool import placement_groups
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import names
-from raybox_cluster.pool.manager import ensure_pool, teardown_pool
+from raybox_cluster.pool.up_down import ensure_pool, teardown_pool
 from tests.cluster.pool.conftest import CLASSES
 from tests.cluster.pool.test_manager import until
 from tests.support.multi_node import MultiNode, wait_until_dead

@@ -40,7 +40,7 @@ from raybox_actors.values import (
     ResourceUsage,
     SandboxInfo,
 )
-from raybox_cluster.pool.calls import Handle, alive_nodes, answer, find, timed
+from raybox_cluster.pool.calls import Handle, answer, cause_of_loss, find, timed
 from raybox_cluster.pool.hints import WarmHints
 
 #: How long a call waits for a manager that is being restarted, beyond what the call itself may take.
@@ -319,8 +319,7 @@ class RayBackend:
             known = None
         if known is not None:
             return cast(Cause, known)
-        nodes = await asyncio.to_thread(alive_nodes)
-        return "internal" if any(node_id.startswith(node) for node_id in nodes) else "node_lost"
+        return await asyncio.to_thread(cause_of_loss, node)
 
     async def _ask_manager(self, call: Callable[[Handle], Any]) -> Any:
         """One call of the manager, repeated while it is away. For calls that may be repeated."""

@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 from ray.util import list_named_actors
 
 from raybox_actors.config import NAMESPACE, PoolConfig
-from raybox_actors.errors import InternalError, RayboxError
+from raybox_actors.errors import Cause, InternalError, RayboxError
 from raybox_actors.values import SandboxInfo
 
 #: A handle of Ray. Its methods are made at run time, so there is nothing for a type checker to see.
@@ -66,6 +66,11 @@ def names(config: PoolConfig) -> list[str]:
 def alive_nodes() -> list[str]:
     """Ray's ids of the living nodes. Blocks: call it in a thread."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def cause_of_loss(node: str) -> Cause:
+    """Why an actor is dead of which nobody knows more. node: the first digits of its node's id. Blocks, as above."""
+    return "internal" if any(node_id.startswith(node) for node_id in alive_nodes()) else "node_lost"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""PoolManager: the actor that carries out what PoolState decides. And how a pool is brought up and down.
+"""PoolManager: the actor that carries out what PoolState decides.
 
 It may be killed at any moment: Ray restarts it, and it learns everything anew from the living actors, the idempotency
 keys of their creation included. The gateway gives every create a key, so asking again yields the same sandbox.
@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ActorUnschedulableError, RayActorError
 
 from raybox_actors import sandbox_id as ids
-from raybox_actors.config import NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_actors.config import NodeFacts, PoolConfig, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import (
     BadRequest,
     Cause,
@@ -46,9 +46,8 @@ from raybox_actors.values import (
 )
 from raybox_cluster.gateway.auth import ApiKey
 from raybox_cluster.pool import events as ev
-from raybox_cluster.pool import placement_groups
-from raybox_cluster.pool.actors import ActorClasses, ensure_manager, ensure_node_agent, start_sandbox_actor
-from raybox_cluster.pool.calls import Handle, alive_nodes, answer, answer_sync, find, names, one_line, timed
+from raybox_cluster.pool.actors import ActorClasses, ensure_node_agent, start_sandbox_actor
+from raybox_cluster.pool.calls import Handle, alive_nodes, answer, cause_of_loss, find, names, one_line, timed
 from raybox_cluster.pool.cluster_view import look, report_demand
 from raybox_cluster.pool.demand import Request, request
 from raybox_cluster.pool.events import SlotKey
@@ -100,8 +99,6 @@ PREPARE_TIMEOUT_S: Final = 60.0
 CLAIM_TIMEOUT_S: Final = 60.0
 RETIRE_TIMEOUT_S: Final = 15.0
 KEYS_KEPT: Final = 10_000
-#: After so many, whoever waits for a new pool is told rather than kept waiting; a second or two of repeated failures.
-PROBLEMS_BORNE: Final = 4
 
 
 class PoolManager:
@@ -290,11 +287,8 @@ class PoolManager:
         parts = ids.verify(self._config.secret, sandbox_id)
         if parts is None:
             return plain_error(NotFound("sandbox", sandbox_id[:80]))
-        cause = await self.tombstone(sandbox_id)
-        if cause is None:
-            nodes = await off_loop(alive_nodes)
-            cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
-        return plain_error(SandboxLost(sandbox_id, cause))
+        await self._recovered.wait()
+        return plain_error(SandboxLost(sandbox_id, await self._cause_of(sandbox_id, parts.node)))
 
     async def problems(self) -> tuple[int, list[str]]:
         """How many problems were noted ever, and the latest of them, oldest first; for whoever waits in vain."""
@@ -359,8 +353,7 @@ class PoolManager:
             self._note(f"slot {key.slot} could not serve a claim: {error}")
             self._tell(ev.ClaimBroke(claim_id, key))
         except RayboxError as error:
-            if (future := self._futures.get(claim_id)) is not None and not future.done():
-                future.set_exception(error)
+            self._fail(claim_id, error)
             if request.gang:
                 self._gangs.dropped(claim_id, error)
             self._tell(ev.ClaimDropped(claim_id, key, str(error)))
@@ -410,15 +403,15 @@ class PoolManager:
                 if future is not None and not future.done():
                     future.set_result(info)
             case RejectClaim(claim_id, retry_after_s, reason):
-                future = self._futures.get(claim_id)
-                if future is not None and not future.done():
-                    future.set_exception(NoCapacity(reason, retry_after_s))
+                self._fail(claim_id, NoCapacity(reason, retry_after_s))
             case ReservePlacement() | RemovePlacement() | ConfirmGang() | AnswerGang() | FailGang():
                 self._gangs.carry_out(order)
             case RefuseClaim(claim_id, reason):
-                future = self._futures.get(claim_id)
-                if future is not None and not future.done():
-                    future.set_exception(LimitReached(reason))
+                self._fail(claim_id, LimitReached(reason))
+
+    def _fail(self, claim_id: str, error: RayboxError) -> None:
+        if (future := self._futures.get(claim_id)) is not None and not future.done():
+            future.set_exception(error)
 
     async def _ensure_agent(self, node_id: str, timeout_s: float) -> None:
         agent: Handle = None
@@ -573,13 +566,14 @@ class PoolManager:
             handle = await off_loop(find, sandbox_actor_name(self._config, parts.node, parts.slot))
             return await answer(getattr(handle, method).remote(sandbox_id, *arguments), CLAIM_TIMEOUT_S)
         except (ActorDiedError, ValueError):
-            cause = self._state.tombstones.get(sandbox_id)
-            if cause is None:
-                nodes = await off_loop(alive_nodes)
-                cause = "internal" if any(node_id.startswith(parts.node) for node_id in nodes) else "node_lost"
-            raise SandboxLost(sandbox_id, cause) from None
+            raise SandboxLost(sandbox_id, await self._cause_of(sandbox_id, parts.node)) from None
         except (RayActorError, TimeoutError) as error:
             raise InternalError(f"the sandbox's actor cannot be reached: {error}"[:500]) from None
+
+    async def _cause_of(self, sandbox_id: str, node: str) -> Cause:
+        """Why this sandbox went with its actor."""
+        known = self._state.tombstones.get(sandbox_id)
+        return known if known is not None else await off_loop(cause_of_loss, node)
 
     async def _sweep(self) -> None:
         # Those that have spoken before the names are listed; others may still be being born.
@@ -665,99 +659,3 @@ class PoolManager:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, RayboxError):
             self._note(f"{task}: {error!r}")
-
-
-# ---- bringing a pool up and down, from a process that is connected to Ray ----
-
-
-def ensure_pool(
-    config: PoolConfig,
-    on_progress: Callable[[PoolStatus], None] | None = None,
-    *,
-    timeout_s: float = 300.0,
-    classes: ActorClasses | None = None,
-    keys: tuple[ApiKey, ...] = (),
-) -> PoolStatus:
-    """Start the pool, or join the one of this name that runs; return when its warm sandboxes are.
-
-    on_progress: called with every status read meanwhile. keys: as for ensure_manager.
-    Raises BadRequest if a pool of this name runs with other
-    settings, InternalError with the latest problems if they repeat themselves or it takes longer than timeout_s.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    manager = ensure_manager(config, classes or ActorClasses(), keys)
-    problems_before: int | None = None
-    status: PoolStatus | None = None
-    while True:
-        left_s = max(1.0, deadline_s - time.monotonic())
-        try:
-            if problems_before is None:
-                answer_sync(manager.start.remote(config), left_s)
-                problems_before, _ = answer_sync(manager.problems.remote(), left_s)
-            status = answer_sync(manager.status.remote(), left_s)
-            assert isinstance(status, PoolStatus)
-            if on_progress is not None:
-                on_progress(status)
-            if _is_ready(status, config):
-                return status
-            noted, problems = answer_sync(manager.problems.remote(), left_s)
-        except ActorUnavailableError:
-            noted, problems = 0, ["the manager is being restarted"]
-        except TimeoutError:
-            raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
-        if time.monotonic() > deadline_s or noted - (problems_before or 0) >= PROBLEMS_BORNE:
-            latest = "; ".join(dict.fromkeys(problems[-PROBLEMS_BORNE:])) or "no problem was noted"
-            raise InternalError(f"the pool does not get ready: {latest}; {status}")
-        time.sleep(0.05)
-
-
-def start_pool(config: PoolConfig, keys: tuple[ApiKey, ...], *, timeout_s: float = 60.0) -> None:
-    """Start the pool's manager, or join the one that runs; no wait for nodes or sandboxes. Raises as ensure_pool."""
-    try:
-        answer_sync(ensure_manager(config, ActorClasses(), keys).start.remote(config), timeout_s)
-    except TimeoutError:
-        raise InternalError(f"the manager of pool {config.name} did not answer in {timeout_s:.0f} s") from None
-
-
-def _is_ready(status: PoolStatus, config: PoolConfig) -> bool:
-    """An elastic pool is ready when its minimum is: further nodes take minutes, and may never come."""
-    least = config.sandboxes if config.min_sandboxes is None else config.min_sandboxes
-    taken = sum(status.slots_by_state.get(state, 0) for state in ("starting", "running", "paused"))
-    return (least == 0 or bool(status.slots_by_state)) and status.warm >= min(config.warm, least - taken)
-
-
-def teardown_pool(config: PoolConfig, *, timeout_s: float = 60.0) -> None:
-    """End every sandbox and every actor of the pool; return when none of their names is left. Idempotent.
-
-    Works without the manager's help, which is ended first so that it replaces nothing.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    while left := names(config):
-        if time.monotonic() > deadline_s:
-            raise InternalError(f"these actors did not end in {timeout_s:.0f} s: {', '.join(sorted(left))}")
-        handles = {}
-        for name in left:
-            with contextlib.suppress(ValueError):
-                handles[name] = find(name)
-        for name in [
-            name for name in handles if name == manager_name(config) or name.startswith(f"{config.name}-front-")
-        ]:
-            ray.kill(handles.pop(name))
-        agents = {name: handle for name, handle in handles.items() if name.startswith(f"{config.name}-node-")}
-        slots = {name: handle for name, handle in handles.items() if name not in agents}
-        _end(slots.values(), "retire")
-        if not slots:  # the agents' sweep is of use until the last sandbox is gone
-            _end(agents.values(), "stop")
-        time.sleep(0.05)
-    for gang_id in placement_groups.existing(config):
-        placement_groups.remove(config, gang_id)
-    report_demand(config.name, Request())
-
-
-def _end(handles: Any, method: str) -> None:
-    """Ask all to end, wait, kill."""
-    calls = {getattr(handle, method).remote(): handle for handle in handles}
-    if calls:
-        ray.wait(list(calls), num_returns=len(calls), timeout=RETIRE_TIMEOUT_S)
-    for handle in calls.values():
-        ray.kill(handle)

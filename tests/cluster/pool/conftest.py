@@ -22,7 +22,7 @@ def config() -> PoolConfig:
 @pytest.fixture
 def pool(ray_cluster: str, config: PoolConfig) -> Iterator[PoolConfig]:
     """A running pool of two fake slots, one of them warm."""
-    from raybox_cluster.pool.manager import ensure_pool, teardown_pool
+    from raybox_cluster.pool.up_down import ensure_pool, teardown_pool
 
     ensure_pool(config, timeout_s=60.0, classes=CLASSES)
     yield config

@@ -17,8 +17,8 @@ from raybox_actors.errors import LimitReached, SandboxLost
 from raybox_actors.values import CreateRequest, Lease, LeaseOwner
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.lease_keeper import OWNERS_MOST
-from raybox_cluster.pool.manager import ensure_pool, teardown_pool
 from raybox_cluster.pool.ray_owners import look_up
+from raybox_cluster.pool.up_down import ensure_pool, teardown_pool
 from tests.cluster.pool.conftest import CLASSES
 from tests.cluster.pool.test_manager import pid_of, slot_name, until
 

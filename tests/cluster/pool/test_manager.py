@@ -21,7 +21,7 @@ from raybox_actors.values import CreateRequest, ExecuteRequest, Quota, SandboxIn
 from raybox_cluster.pool.actors import ActorClasses, ensure_manager
 from raybox_cluster.pool.backend_ray import RayBackend
 from raybox_cluster.pool.calls import find, names
-from raybox_cluster.pool.manager import ensure_pool, teardown_pool
+from raybox_cluster.pool.up_down import ensure_pool, teardown_pool
 from tests.cluster.pool.conftest import CLASSES, FAKES
 
 Found = TypeVar("Found")
