@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 import raybox
 from benchmarks.pool import pool
@@ -40,7 +41,7 @@ def answer_of(number: int) -> str:
     return f"{2 * number + 1}\n"
 
 
-def exec_many_rate(cases: int, kind: str = "program") -> float:
+def exec_many_rate(cases: int, kind: Literal["program", "cell"] = "program") -> float:
     """Cases per second, in the pool that the SDK speaks to."""
 
     def items() -> Iterator[ExecItem]:
@@ -52,7 +53,7 @@ def exec_many_rate(cases: int, kind: str = "program") -> float:
 
     began_s = time.perf_counter()
     count = 0
-    for result in raybox.connect().exec_many(items(), kind="program" if kind == "program" else "cell"):
+    for result in raybox.connect().exec_many(items(), kind=kind):
         assert result.stdout == answer_of(result.index), result
         count += 1
     assert count == cases

@@ -8,17 +8,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.chaos import plan
-from tests.chaos.plan import Way
-from tests.chaos.run import COMPONENTS
+from tests.chaos.run import COMPONENTS, KINDS, WAYS
 
 SEED, DURATION_S = 20, 60.0
-WAYS: Final[tuple[Way, ...]] = ("http", "ray")
-KINDS = ("trajectory", "lease", "batch", "gang")
 
 
 def test_the_same_seed_decides_the_same_and_another_does_not() -> None:
