@@ -31,6 +31,6 @@ async def test_a_pool_is_gone_when_its_manager_was_missed_often_in_a_row(monkeyp
     await watch.look()
     assert watch.is_gone
     assert watch.manager == "a handle"
-    answers.append(ValueError())
-    with pytest.raises(ValueError):
+    answers.append(ValueError("none of this name"))
+    with pytest.raises(ValueError, match="none of this name"):
         await watch.find()
