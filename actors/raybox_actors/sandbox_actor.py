@@ -25,7 +25,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.server import AgentServer
-from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, manager_name, node_agent_name, sandbox_actor_name
+from raybox_actors.config import NAMESPACE, NodeFacts, PoolConfig, node_agent_name, sandbox_actor_name
 from raybox_actors.errors import BadRequest, Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
 from raybox_actors.execute_request import parse_execute
 from raybox_actors.isolation.cgroup import this_machine
@@ -58,6 +58,7 @@ from raybox_actors.network.egress import EgressHost, EgressOptions
 from raybox_actors.network.rules import NetworkRequest, parse_request
 from raybox_actors.off_loop import off_loop
 from raybox_actors.plain import Left, PlainBatch, PlainError, plain_batch, plainly
+from raybox_actors.pool_watch import LOOK_INTERVAL_S, PoolWatch
 from raybox_actors.sandbox_id import ENTROPY_BYTES, mint
 from raybox_actors.session import NO_NETWORK, Session, SessionOptions, begin_session
 from raybox_actors.values import (
@@ -79,8 +80,6 @@ Answer = TypeVar("Answer")
 
 #: For ray.remote(concurrency_groups=...): calls that must be answered even when the actor is full of executions.
 CONCURRENCY_GROUPS = {"control": 64}
-#: How often an actor without a sandbox looks whether its pool still exists, and after how many misses it ends itself.
-POOL_CHECK_INTERVAL_S, POOL_CHECK_MISSES = 30.0, 4
 #: How often a change in the number of running executions is worth a message to the pool manager.
 BUSY_NOTICE_S = 0.5
 NOTICE_DELAY_S = 0.01
@@ -119,7 +118,7 @@ class SandboxActor:
         self._facts: NodeFacts | None = None
         self._identity = Identity(self._host_slot)
         self._cgroups = this_machine()
-        self._manager: Any = None
+        self._pool = PoolWatch(config)
         self._log = LifeLog()
         self._env_vars: dict[str, str] = {}  #: as the sandbox was created with
         self._agents = AgentServer(config.secret, self._agent_connection)
@@ -635,7 +634,7 @@ class SandboxActor:
         """Tell the manager, a moment later and without waiting: whoever waits for this change hears of it first, and
         changes that follow at once are one message. The manager asks us when it has missed something."""
         self._sequence += 1
-        if self._notice is None and self._manager is not None:
+        if self._notice is None and self._pool.manager is not None:
             self._notice = asyncio.get_running_loop().call_later(NOTICE_DELAY_S, self._send_notice)
 
     def _send_notice(self) -> None:
@@ -644,11 +643,10 @@ class SandboxActor:
 
     async def _tell_manager(self) -> None:
         try:
-            await self._manager.slot_changed.remote(self._describe())
+            await self._pool.manager.slot_changed.remote(self._describe())
         except ActorDiedError:  # replaced by another, for one that Ray restarts keeps its handle
             with contextlib.suppress(ValueError):  # not there yet; it will ask
-                self._manager = await off_loop(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
-                self._manager.slot_changed.remote(self._describe())
+                (await self._pool.find()).slot_changed.remote(self._describe())
         except RayError as error:
             logger.info("slot %d could not tell its manager: %r", self._slot, error)
 
@@ -668,19 +666,12 @@ class SandboxActor:
 
     async def _watch_pool(self) -> None:
         """Know the manager; end this actor when its pool has been gone for long and nobody uses the sandbox."""
-        misses = 0
         while True:
-            try:
-                self._manager = await off_loop(ray.get_actor, manager_name(self._config), namespace=NAMESPACE)
-                misses = 0
-            except ValueError:
-                misses += 1
-            except Exception as error:  # the cluster does not answer, which says nothing of the pool
-                logger.warning("slot %d cannot look for its pool: %r", self._slot, error)
+            await self._pool.look()
             # Looked at in the same step as the misses: a sandbox that was claimed meanwhile is somebody's.
-            if misses >= POOL_CHECK_MISSES and self._life.sandbox_id is None:
+            if self._pool.is_gone and self._life.sandbox_id is None:
                 break
-            await asyncio.sleep(POOL_CHECK_INTERVAL_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
         logger.warning("the pool is gone; ending slot %d", self._slot)
         self._apply(StopAsked("owner_died"))
         while self._life.state != "stopped":

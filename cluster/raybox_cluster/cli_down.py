@@ -31,19 +31,26 @@ def down(record: PoolRecord) -> str:
 
 def down_in_cluster(options: UpOptions) -> str:
     """As `down`, of a pool that somebody else started in the cluster at `options.address`. Raises UserError."""
+    if options.address is None:
+        raise UserError("address: must name a Ray cluster; a pool on a Ray of its own is ended by its --name")
+    ended = _take_down(options.address, options, started_serve=False)
+    record = cli_state.read(options.name)
+    if record is not None and not record.own_ray:
+        cli_state.remove(options.name)
+    return ended
+
+
+def _take_down(address: str, options: UpOptions, *, started_serve: bool) -> str:
+    """Returns one line for the user."""
     from raybox_cluster.deploy import join, take_down
 
-    assert options.address is not None, "whoever has no cluster in mind uses `down`"
-    join(options.address)
+    join(address)
     try:
-        take_down(options.pool(b""), started_serve=False)
+        take_down(options.pool(b""), started_serve)
     finally:
         import ray
 
         ray.shutdown()
-    record = cli_state.read(options.name)
-    if record is not None and not record.own_ray:
-        cli_state.remove(options.name)
     return f"{options.name} is down; its Ray cluster goes on"
 
 
@@ -105,20 +112,12 @@ def _bases() -> set[Path]:
 
 
 def _leave_cluster(record: PoolRecord) -> str:
-    from raybox_cluster.deploy import join, take_down
-
     try:
-        join(record.ray_address)
+        ended = _take_down(record.ray_address, UpOptions(name=record.name), started_serve=record.started_serve)
     except UserError as error:
         if "no Ray answers" not in str(error):
             raise
         cli_state.remove(record.name)
         return f"the Ray cluster of {record.name} is gone, and the pool with it"
-    try:
-        take_down(UpOptions(name=record.name).pool(b""), record.started_serve)
-    finally:
-        import ray
-
-        ray.shutdown()
     cli_state.remove(record.name)
-    return f"{record.name} is down; its Ray cluster goes on"
+    return ended

@@ -7,7 +7,6 @@ file; no Ray.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import re
@@ -75,7 +74,7 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _seconds(low: float, high: float) -> Callable[[object], float]:
+def _amount(low: float, high: float, what: str = "a number") -> Callable[[object], float]:
     def check(value: object) -> float:
         if isinstance(value, str):
             try:
@@ -84,19 +83,13 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
                 value = None
         if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
             return float(value)
-        raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        raise ValueError(f"must be {what} from {low:g} to {high:g}")
 
     return check
 
 
-def _amount(low: float, high: float) -> Callable[[object], float]:
-    def check(value: object) -> float:
-        with contextlib.suppress(ValueError):
-            if isinstance(value, int | float | str) and not isinstance(value, bool) and low <= float(value) <= high:
-                return float(value)
-        raise ValueError(f"must be a number from {low:g} to {high:g}")
-
-    return check
+def _seconds(low: float, high: float) -> Callable[[object], float]:
+    return _amount(low, high, "a number of seconds")
 
 
 def _optional(check: Callable[[object], Any]) -> Callable[[object], Any]:

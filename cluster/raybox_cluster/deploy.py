@@ -14,7 +14,7 @@ from typing import Any
 from raybox_actors.config import NAMESPACE, PoolConfig
 from raybox_actors.errors import InternalError
 from raybox_cluster.cli_state import UserError
-from raybox_cluster.config import UpOptions
+from raybox_cluster.config import UpOptions, option_name
 from raybox_cluster.gateway.auth import ApiKey
 
 #: What Serve and the actors need to start, at worst, on a small and busy machine.
@@ -104,7 +104,7 @@ def adopted_config(running: Running, options: UpOptions) -> PoolConfig:
 
 
 def _option(field: str) -> str:
-    return {"cpu_count": "cpu"}.get(field, field.replace("_", "-"))
+    return option_name({"cpu_count": "cpu"}.get(field, field))
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Scope
@@ -27,21 +27,10 @@ WAIT_MOST_S: Final = 30.0
 #: `open`: there is more to come, or may be. `ended`: this was all. `broken`: it stopped before its end.
 Stage = Literal["open", "ended", "broken"]
 
+#: What was read at once: status (0 until the answer begins), headers (once, with the status), data, stage.
+Part: TypeAlias = tuple[int, list[tuple[str, str]], bytes, Stage]
 
 _running: set[asyncio.Task[None]] = set()
-
-
-class Part(NamedTuple):
-    """What was read at once. `status` is 0 until the answer begins; `headers` come once, with the status."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    data: bytes
-    stage: Stage
-
-    def plain(self) -> tuple[int, list[tuple[str, str]], bytes, str]:
-        """The same without this class."""
-        return self.status, self.headers, self.data, self.stage
 
 
 class Exchange:
@@ -123,7 +112,7 @@ class Exchange:
         self._head_due = False
         self._change()
         stage: Stage = "broken" if self._gone else "open" if self._unread else self._stage
-        return Part(self._status, headers, b"".join(taken), stage)
+        return self._status, headers, b"".join(taken), stage
 
     async def _run(self, app: ASGIApp, scope: Scope) -> None:
         try:
@@ -177,7 +166,8 @@ class Exchange:
 
 
 class Exchanges:
-    """Those under way, by the names that their callers gave them. Used on one loop."""
+    """Those under way, by the names that their callers gave them. Used on one loop. Builtins alone go in and out: these
+    are the methods of the actor (front.py)."""
 
     def __init__(self, app: ASGIApp, idle_s: float = IDLE_S) -> None:
         self._app, self._idle_s = app, idle_s
@@ -196,7 +186,8 @@ class Exchanges:
         more: bool,
         wait_s: float,
     ) -> Part:
-        """Begin one; `target` is path and query, `more` says that `feed` brings the rest of the body."""
+        """Begin one; `target` is path and query, `more` says that `feed` brings the rest of the body. Answers as `read`
+        does."""
         self.close(exchange_id)
         self._open[exchange_id] = Exchange(self._app, method, target, headers, body, more)
         return await self.read(exchange_id, wait_s)
@@ -210,9 +201,9 @@ class Exchanges:
         """Exchange.read, of an exchange that is forgotten once its end has been read; `broken` if there is none."""
         exchange = self._open.get(exchange_id)
         if exchange is None:
-            return Part(0, [], b"", "broken")
+            return 0, [], b"", "broken"
         part = await exchange.read(min(wait_s, WAIT_MOST_S))
-        if part.stage != "open" and self._open.get(exchange_id) is exchange:
+        if part[-1] != "open" and self._open.get(exchange_id) is exchange:
             del self._open[exchange_id]
         return part
 

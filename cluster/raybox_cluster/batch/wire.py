@@ -22,7 +22,6 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_IN_FLIGHT = 4096
 MAX_FILES = 1024
 DEFAULT_ITEM_TIMEOUT_S = 60.0
-STDIN_ENCODINGS = ("utf-8", "base64")
 
 
 @dataclass(frozen=True, slots=True)

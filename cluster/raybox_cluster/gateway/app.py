@@ -29,7 +29,7 @@ from .asgi import (
     is_preflight,
     preflight_response,
 )
-from .auth import OPEN_RUN_CODE, ApiKey, ApiKeys, bearer_token
+from .auth import KEY_IN_SCOPE, OPEN_RUN_CODE, ApiKey, ApiKeys, bearer_token
 from .backend import Backend
 from .dataplane import INTERPRETER_PORT, DataPlane
 from .errors import control_response, envd_response, framework_response, internal
@@ -102,7 +102,7 @@ class Gateway(FastAPI):
         self.include_router(observing_routes(backend, tokens))
         self.include_router(sandbox_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(capacity_routes(backend))
-        self.include_router(batch_routes(backend, keepalive_s, max_timeout_s))
+        self.include_router(batch_routes(backend, keepalive_s, max_timeout_s, max_wait_s))
         self.include_router(run_code_routes(backend))
         self.include_router(gang_routes(backend, tokens, max_timeout_s, max_wait_s))
         self.include_router(lease_routes(backend, tokens, max_timeout_s, max_wait_s))
@@ -142,7 +142,7 @@ class Gateway(FastAPI):
                 await self._dataplane(target, headers, scope, receive, send_with_cors)
             else:
                 if scope["path"] != "/health":
-                    key = scope["raybox.key"] = self._identify(scope["path"], headers)
+                    key = scope[KEY_IN_SCOPE] = self._identify(scope["path"], headers)
                     # Here and not in the routes, so that none can forget it.
                     if not key.admin and (sandbox_id := sandbox_in_path(scope["path"])) is not None:
                         await self._tokens.require_reach(key, sandbox_id)

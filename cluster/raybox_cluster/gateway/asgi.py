@@ -22,12 +22,14 @@ __all__ = [
     "Send",
     "StreamAborted",
     "WatchedSend",
+    "body_chunk",
     "body_pieces",
     "headers_of",
     "is_preflight",
     "json_response",
     "preflight_response",
     "read_body",
+    "stream_start",
     "text_response",
     "wait_until_gone",
 ]
@@ -110,6 +112,16 @@ async def wait_until_gone(receive: Receive) -> None:
     with contextlib.suppress(Exception):
         while (await receive())["type"] != "http.disconnect":
             pass
+
+
+def stream_start(*headers: tuple[bytes, bytes]) -> Message:
+    """Of an answer of lines of JSON that come one after the other; no proxy shall hold them back."""
+    kind = ((b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+    return {"type": "http.response.start", "status": 200, "headers": [*kind, *headers]}
+
+
+def body_chunk(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,14 +6,16 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from raybox_actors.errors import Unauthenticated
 from raybox_actors.values import Quota
 
 MAX_KEY_BYTES = 256
+#: Where the gateway puts the key of who asks, before any route is looked for.
+KEY_IN_SCOPE: Final = "raybox.key"
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,6 +54,12 @@ class ApiKey:
     def may_reach(self, owner: str) -> bool:
         """Whether sandboxes of `owner` exist for this key."""
         return self.admin or self.name == owner
+
+
+def key_of(scope: Mapping[str, Any]) -> ApiKey:
+    """Who asks, on the control plane."""
+    key: ApiKey = scope[KEY_IN_SCOPE]
+    return key
 
 
 def bearer_token(authorization: bytes | None) -> bytes | None:

@@ -13,7 +13,7 @@ from raybox_actors.values import DEFAULT_TEMPLATE, CreateRequest, Lease, LeaseOw
 
 from .asgi import Headers
 from .auth import ApiKey
-from .wire import MAX_WAIT_S, create_of, created_body, timestamp
+from .wire import create_of, created_body, timestamp
 
 DEFAULT_TTL_S = 600.0
 MAX_OWNER_CHARS = 64
@@ -37,7 +37,7 @@ def parse_lease(
     *,
     key: ApiKey,
     max_timeout_s: float,
-    max_wait_s: float = MAX_WAIT_S,
+    max_wait_s: float,
 ) -> tuple[CreateRequest, bool]:
     """What to make if there is no such lease, and whether to make it in the place of one that was lost, too."""
     fields = f.json_object(body, empty_ok=True)

@@ -25,8 +25,8 @@ from raybox_cluster.batch.schedule import Rules
 from raybox_cluster.batch.wire import BatchOptions, Lines
 
 from . import wire
-from .asgi import ClientGone, Message, Receive, Scope, Send, StreamAborted
-from .auth import ApiKey
+from .asgi import ClientGone, Receive, Scope, Send, StreamAborted, body_chunk, stream_start
+from .auth import ApiKey, key_of
 from .backend import Backend
 from .wire import KEEPALIVE_LINE
 
@@ -40,12 +40,12 @@ READ_AHEAD_BYTES = 32 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
 
 
-def batch_routes(backend: Backend, keepalive_s: float, max_timeout_s: float) -> APIRouter:
+def batch_routes(backend: Backend, keepalive_s: float, max_timeout_s: float, max_wait_s: float) -> APIRouter:
     router = APIRouter()
     lingering: set[asyncio.Task[None]] = set()
 
     async def exec_many(request: Request) -> Response:
-        return _Answer(backend, request.scope["raybox.key"], keepalive_s, max_timeout_s, lingering)
+        return _Answer(backend, key_of(request.scope), keepalive_s, max_timeout_s, max_wait_s, lingering)
 
     router.add_route("/raybox/exec_many", exec_many, methods=["POST"])
     return router
@@ -60,11 +60,12 @@ class _Answer(Response):
         key: ApiKey,
         keepalive_s: float,
         max_timeout_s: float,
+        max_wait_s: float,
         lingering: set[asyncio.Task[None]],
     ) -> None:
         super().__init__()
         self._backend, self._key, self._keepalive_s = backend, key, keepalive_s
-        self._max_timeout_s, self._lingering = max_timeout_s, lingering
+        self._max_timeout_s, self._max_wait_s, self._lingering = max_timeout_s, max_wait_s, lingering
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive)
@@ -85,9 +86,8 @@ class _Answer(Response):
             deadline_s=options.deadline_s,
             lingering=self._lingering,
         )
-        headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"x-accel-buffering", b"no")]})
-        await send(_chunk(batch_wire.started_line(in_flight)))
+        await send(stream_start())
+        await send(body_chunk(batch_wire.started_line(in_flight)))
         count = 0
         results = batch.results()
         coming: asyncio.Task[Result | None] | None = None
@@ -99,15 +99,15 @@ class _Answer(Response):
                 if body.gone in done:
                     raise ClientGone
                 if coming not in done:
-                    await send(_chunk(KEEPALIVE_LINE))
+                    await send(body_chunk(KEEPALIVE_LINE))
                     continue
                 result, coming = coming.result(), None
                 if result is None:
                     break
                 count += 1
-                await send(_chunk(batch_wire.result_line(result)))
+                await send(body_chunk(batch_wire.result_line(result)))
             last = batch_wire.end_line(count, timed_out=batch.timed_out)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+            await send(body_chunk(last, more=False))
         except RayboxError as error:
             raise StreamAborted(str(error)) from error
         finally:
@@ -119,7 +119,9 @@ class _Answer(Response):
     def _create_request(self, options: BatchOptions) -> CreateRequest:
         """As the body of a create would say, but for the template's name, which may be left out, and the timeout."""
         fields = {"templateID": DEFAULT_TEMPLATE, **options.create, "timeout": int(LEASE_S)}
-        create = wire.create_of(fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s)
+        create = wire.create_of(
+            fields, {}, key=self._key, version=2, max_timeout_s=self._max_timeout_s, max_wait_s=self._max_wait_s
+        )
         return replace(create, idempotency_key=None)  # which metadata may have: it would make all of them the same one
 
 
@@ -131,10 +133,6 @@ async def default_in_flight(backend: Backend) -> int:
 
 async def _next(results: AsyncIterator[Result]) -> Result | None:
     return await anext(results, None)
-
-
-def _chunk(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 class Body:

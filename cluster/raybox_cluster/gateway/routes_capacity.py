@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from .asgi import json_response
-from .auth import ApiKey
+from .auth import key_of
 from .backend import Backend
 
 
@@ -16,7 +16,7 @@ def capacity_routes(backend: Backend) -> APIRouter:
     router = APIRouter()
 
     async def capacity(request: Request) -> Response:
-        key: ApiKey = request.scope["raybox.key"]
+        key = key_of(request.scope)
         return json_response(200, asdict(await backend.capacity(key.name, key.quota)))
 
     router.add_route("/raybox/capacity", capacity, methods=["GET"])

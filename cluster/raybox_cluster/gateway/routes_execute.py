@@ -33,7 +33,9 @@ from .asgi import (
     Scope,
     Send,
     StreamAborted,
+    body_chunk,
     read_body,
+    stream_start,
     text_response,
     wait_until_gone,
 )
@@ -122,17 +124,17 @@ class Executions:
                 if not started:
                     started = True
                     patience_s = 2 * self._keepalive_s
-                    await send(_start(execution_id))
+                    await send(stream_start((b"x-raybox-execution-id", execution_id.encode("ascii"))))
                 if batch is None:  # the backend takes longer than it promised
-                    await send(_chunk(KEEPALIVE_LINE))
+                    await send(body_chunk(KEEPALIVE_LINE))
                     continue
                 if batch.done:
-                    await send({"type": "http.response.body", "body": batch.lines, "more_body": False})
+                    await send(body_chunk(batch.lines, more=False))
                     return
                 if batch.lines:
-                    await send(_chunk(batch.lines))
+                    await send(body_chunk(batch.lines))
                 elif call is not start:
-                    await send(_chunk(KEEPALIVE_LINE))
+                    await send(body_chunk(KEEPALIVE_LINE))
                 call = _call(self._next(sandbox_id, batch))
         except RayboxError as error:
             if started:
@@ -188,20 +190,3 @@ def _call(coroutine: Coroutine[object, object, EventBatch]) -> asyncio.Future[Ev
     task = asyncio.create_task(coroutine)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
-
-
-def _start(execution_id: str) -> dict[str, object]:
-    return {
-        "type": "http.response.start",
-        "status": 200,
-        "headers": [
-            (b"content-type", b"application/x-ndjson"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-raybox-execution-id", execution_id.encode("ascii")),
-        ],
-    }
-
-
-def _chunk(body: bytes) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": True}

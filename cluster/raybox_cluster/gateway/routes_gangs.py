@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from . import wire
 from .asgi import headers_of, json_response, read_body
-from .auth import ApiKey
+from .auth import key_of
 from .backend import Backend
 from .creations import Creations
 from .traffic import TrafficTokens
@@ -18,7 +18,7 @@ def gang_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float, m
     creations = Creations(backend)
 
     async def create_many(request: Request) -> Response:
-        key: ApiKey = request.scope["raybox.key"]
+        key = key_of(request.scope)
         headers = headers_of(request.scope)
         body = await read_body(request.receive, headers, wire.MAX_CONTROL_BODY_BYTES)
         wanted, count, deadline_s = wire.parse_create_many(

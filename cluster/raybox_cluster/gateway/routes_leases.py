@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from .asgi import headers_of, json_response, read_body
-from .auth import ApiKey
+from .auth import key_of
 from .backend import Backend
 from .lease_messages import check_lease_key, lease_body, leased_body, no_such_lease, parse_heartbeat, parse_lease
 from .metrics import query_of
@@ -25,7 +25,7 @@ def lease_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float, 
             _key_in_path(request),
             await body_of(request),
             headers_of(request.scope),
-            key=_api_key(request),
+            key=key_of(request.scope),
             max_timeout_s=max_timeout_s,
             max_wait_s=max_wait_s,
         )
@@ -36,22 +36,22 @@ def lease_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float, 
     async def release(request: Request) -> Response:
         key = _key_in_path(request)
         sandbox_id = query_of(request.scope["query_string"]).get("sandbox_id")
-        if not await backend.release_lease(_api_key(request).name, key, sandbox_id):
+        if not await backend.release_lease(key_of(request.scope).name, key, sandbox_id):
             raise no_such_lease(key)
         return Response(status_code=204)
 
     async def heartbeat_of_lease(request: Request) -> Response:
         key = _key_in_path(request)
-        if not await backend.heartbeat_lease(_api_key(request).name, key):
+        if not await backend.heartbeat_lease(key_of(request.scope).name, key):
             raise no_such_lease(key)
         return Response(status_code=204)
 
     async def heartbeat(request: Request) -> Response:
-        owner = parse_heartbeat(await body_of(request), _api_key(request))
+        owner = parse_heartbeat(await body_of(request), key_of(request.scope))
         return json_response(200, {"leases": await backend.heartbeat(owner)})
 
     async def listing(request: Request) -> Response:
-        key = _api_key(request)
+        key = key_of(request.scope)
         mine = [info for info in await backend.sandboxes() if info.lease is not None and key.may_reach(info.owner)]
         return json_response(200, [lease_body(info) for info in mine])
 
@@ -65,8 +65,3 @@ def lease_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float, 
 
 def _key_in_path(request: Request) -> str:
     return check_lease_key(request.path_params["key"])
-
-
-def _api_key(request: Request) -> ApiKey:
-    key: ApiKey = request.scope["raybox.key"]
-    return key

@@ -14,7 +14,7 @@ from raybox_actors.fields import Json
 from raybox_actors.values import LogEntry, ResourceUsage
 
 from .asgi import json_response
-from .auth import ApiKey
+from .auth import ApiKey, key_of
 from .backend import Backend
 from .errors import sandbox_is_gone
 from .metrics import metric_body, number, query_of, sandbox_ids, span
@@ -38,7 +38,7 @@ def observing_routes(backend: Backend, tokens: TrafficTokens) -> APIRouter:
     async def metrics_of_many(request: Request) -> Response:
         """The latest of each; sandboxes that are not there, or not the key's, are left out."""
         ids = sandbox_ids(query_of(request.scope["query_string"]))
-        key: ApiKey = request.scope["raybox.key"]
+        key = key_of(request.scope)
         latest = await asyncio.gather(*(_latest(backend, tokens, key, sandbox_id) for sandbox_id in ids))
         found = {sandbox_id: metric_body(usage) for sandbox_id, usage in zip(ids, latest, strict=True) if usage}
         return json_response(200, {"sandboxes": found})

@@ -26,7 +26,7 @@ from raybox_cluster.batch.service import Service
 from raybox_cluster.batch.wire import decode_base64, encode_base64
 
 from .asgi import ClientGone, headers_of, json_response, read_body, wait_until_gone
-from .auth import ApiKey
+from .auth import ApiKey, key_of
 from .backend import Backend
 from .routes_batch import default_in_flight
 
@@ -100,9 +100,8 @@ def run_code_routes(backend: Backend) -> APIRouter:
             asked = parse_run_code(body)
         except _NotHere as error:
             return json_response(200, sandbox_error(str(error)))
-        key: ApiKey = request.scope["raybox.key"]
         gone = asyncio.ensure_future(wait_until_gone(request.receive))
-        running = asyncio.ensure_future(_run(key, asked))
+        running = asyncio.ensure_future(_run(key_of(request.scope), asked))
         try:
             await asyncio.wait({gone, running}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():

@@ -9,7 +9,7 @@ from raybox_actors.errors import NotFound
 
 from . import wire
 from .asgi import headers_of, json_response, read_body
-from .auth import ApiKey
+from .auth import key_of
 from .backend import Backend
 from .creations import Creations
 from .resolver import MAX_SANDBOX_ID_CHARS, is_sandbox_id
@@ -30,7 +30,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
         wanted = wire.parse_create(
             await body_of(request),
             headers_of(request.scope),
-            key=_key(request),
+            key=key_of(request.scope),
             version=_version(request),
             max_timeout_s=max_timeout_s,
             max_wait_s=max_wait_s,
@@ -48,7 +48,7 @@ def sandbox_routes(backend: Backend, tokens: TrafficTokens, max_timeout_s: float
 
     async def listing(request: Request) -> Response:
         query = wire.parse_list(request.scope["query_string"], version=_version(request))
-        key = _key(request)
+        key = key_of(request.scope)
         mine = [info for info in await backend.sandboxes() if key.may_reach(info.owner)]
         page = wire.select(mine, query)
         headers = {"x-total-running": str(page.total_running)}
@@ -102,8 +102,3 @@ def path_sandbox_id(request: Request) -> str:
     if not is_sandbox_id(sandbox_id):
         raise NotFound("sandbox", sandbox_id[:MAX_SANDBOX_ID_CHARS])
     return sandbox_id
-
-
-def _key(request: Request) -> ApiKey:
-    key: ApiKey = request.scope["raybox.key"]
-    return key

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from .asgi import json_response
-from .auth import ApiKey
+from .auth import key_of
 from .backend import Backend
 from .errors import Forbidden
 
@@ -21,8 +21,7 @@ def status_routes(backend: Backend) -> APIRouter:
         return json_response(200, "OK")
 
     async def status(request: Request) -> Response:
-        key: ApiKey = request.scope["raybox.key"]
-        if not key.admin:
+        if not key_of(request.scope).admin:
             raise Forbidden("the state of the pool is for admin keys")
         return json_response(200, asdict(await backend.status()))
 

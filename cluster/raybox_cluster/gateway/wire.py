@@ -75,7 +75,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def parse_create(
-    body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float, max_wait_s: float = MAX_WAIT_S
+    body: bytes, headers: Headers, *, key: ApiKey, version: int, max_timeout_s: float, max_wait_s: float
 ) -> CreateRequest:
     """`version` 1 or 2 of the route. Also raises TemplateNotFound. Unknown fields are ignored, so that newer clients
     work; known ones that the pool cannot honour are refused."""
@@ -90,7 +90,7 @@ def create_of(
     key: ApiKey,
     version: int,
     max_timeout_s: float,
-    max_wait_s: float = MAX_WAIT_S,
+    max_wait_s: float,
 ) -> CreateRequest:
     """The same, of a body that has been read."""
     template = f.text(fields, "templateID", MAX_NAME_CHARS)

@@ -25,6 +25,7 @@ from raybox_actors.agent.handshake import AgentEndpoint
 from raybox_actors.agent.remote import Stale, open_connection
 from raybox_actors.config import PoolConfig, manager_name, sandbox_actor_name
 from raybox_actors.errors import Cause, InternalError, NotFound, RayboxError, SandboxLost, SlotTaken
+from raybox_actors.off_loop import off_loop
 from raybox_actors.values import (
     ContextInfo,
     CreateRequest,
@@ -319,7 +320,7 @@ class RayBackend:
             known = None
         if known is not None:
             return cast(Cause, known)
-        return await asyncio.to_thread(cause_of_loss, node)
+        return await off_loop(cause_of_loss, node)
 
     async def _ask_manager(self, call: Callable[[Handle], Any]) -> Any:
         """One call of the manager, repeated while it is away. For calls that may be repeated."""
@@ -342,7 +343,7 @@ class RayBackend:
             self._handles.move_to_end(name)
             return handle
         # In a thread: it asks Ray's control store, and waits for a minute if that is away.
-        handle = self._handles[name] = await asyncio.to_thread(find, name)
+        handle = self._handles[name] = await off_loop(find, name)
         while len(self._handles) > HANDLES_KEPT:
             self._handles.popitem(last=False)
         return handle

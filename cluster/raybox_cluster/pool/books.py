@@ -157,11 +157,7 @@ class Books:
         if self.waiting:
             return []
         nodes = sorted(self.nodes.values(), key=lambda node: not node.buckets["warm"])
-        free = [
-            (n.taken, [s.key for b in ("warm", "idle") for s in n.buckets[b].values() if not s.prepare_ordered])
-            for n in nodes
-        ]
-        return in_turn(self.placement, free, limit)
+        return in_turn(self.placement, ((node.taken, node.claimable(limit)) for node in nodes), limit)
 
     def unmet(self) -> int:
         """So many of the wanted slots fit on no node that lives."""
@@ -190,12 +186,13 @@ class Books:
     @property
     def _missing(self) -> int:
         """Slots that are wanted and not there; below 0 if there are more than are wanted."""
-        return self.target - self._reserved - sum(node.slots for node in self.nodes.values())
+        return self.target - self._there_or_coming
 
     @property
-    def _reserved(self) -> int:
-        """Slots that gangs have reserved room for, or try to, and that were not started yet."""
-        return sum(len(gang.bundles) for gang in self.gangs.values())
+    def _there_or_coming(self) -> int:
+        """Slots, without those that are stopping, and what gangs have reserved or try to and have not started yet."""
+        reserved = sum(len(gang.bundles) for gang in self.gangs.values())
+        return len(self.slots) - len(self.buckets["stopping"]) + reserved
 
     def _retry_after_s(self, wanted: int, now_s: float) -> float:
         """What a caller is told who needs so many slots, behind all who wait."""
@@ -298,6 +295,7 @@ class Books:
                 node.silent += sign * (bucket == "silent")
                 node.preparing += sign * preparing
                 node.executions += sign * executions
+                node.ordered += sign * (preparing and bucket == "idle")
         if before is not None and before[0] == "taken" and after is not None and after[0] in FREE:
             self.freed_at_s.append(self.now_s)
         for buckets in (self.buckets, node.buckets):
@@ -333,6 +331,7 @@ class Books:
             assert node.silent == sum(slot.bucket() == "silent" for slot in here)
             assert node.preparing == sum(slot.standing()[1] for slot in here)
             assert node.executions == sum(slot.standing()[2] for slot in here)
+            assert node.ordered == sum(slot.prepare_ordered and slot.bucket() == "idle" for slot in here)
             for bucket in BUCKETS:
                 assert node.buckets[bucket].keys() == {slot.key for slot in here if slot.bucket() == bucket}
             if node.drain_at_s is not None or not node.hosts:

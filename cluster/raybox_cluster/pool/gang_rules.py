@@ -133,7 +133,7 @@ class GangRules(Books):
     def _grow_gangs(self) -> list[Instruction]:
         """Slots that do not exist yet, for the gang whose turn it is: all that it lacks, or all that there may be."""
         orders: list[Instruction] = []
-        while (room := self.sandboxes - self._reserved - sum(node.slots for node in self.nodes.values())) > 0:
+        while (room := self.sandboxes - self._there_or_coming) > 0:
             first = self.waiting.first(self._held, self._may_take)
             gang = self.gangs.get(self.claims[first].gang) if first is not None else None
             if gang is None or gang.placed or gang.phase != "forming":

@@ -161,7 +161,7 @@ class LeaseKeeper:
 
     async def _free(self, lease_id: LeaseId) -> None:
         async with self._turn(lease_id):
-            if lease_id in self._table.orphans(self._is_dead):  # nobody has come for it meanwhile
+            if self._table.is_orphan(lease_id, self._is_dead):  # nobody has come for it meanwhile
                 await self._end(lease_id, "owner_died")
 
     async def _end(self, lease_id: LeaseId, cause: Cause) -> None:

@@ -27,6 +27,8 @@ Event = Literal["asked", "made", "not made", "found", "ended", "to be freed"]
 Answer = Literal["create", "renew", "report", "wait"]
 STATES: Final[tuple[State, ...]] = get_args(State)
 EVENTS: Final[tuple[Event, ...]] = get_args(Event)
+#: With a sandbox that may live.
+LIVING: Final[tuple[State, ...]] = ("starting", "held", "freeing")
 
 #: Ends that somebody meant; the next call begins anew. Any other end is told once.
 MEANT: Final[frozenset[Cause]] = frozenset(("killed", "timeout", "owner_died"))
@@ -58,7 +60,6 @@ class LeaseTable:
     records: dict[LeaseId, Record] = field(default_factory=dict, init=False)
     #: Those of `records` that are lost, the oldest first; beyond `lost_kept` they are forgotten, and nobody is told.
     lost: OrderedDict[LeaseId, None] = field(default_factory=OrderedDict, init=False)
-
     #: Sandboxes that have ended: a word of theirs that comes late is none.
     gone: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
 
@@ -68,7 +69,7 @@ class LeaseTable:
     def ask(self, lease_id: LeaseId) -> tuple[Answer, Record]:
         """What to do for a caller, and the record as it was. After `create`, say `made` or `not_made`."""
         before = self.get(lease_id)
-        self._step(lease_id, "asked", replace(before, state="creating"))
+        self._step(lease_id, "asked", Record("creating"))
         answers: dict[State, Answer] = {"absent": "create", "held": "renew", "lost": "report"}
         return answers.get(before.state, "wait"), before
 
@@ -88,7 +89,7 @@ class LeaseTable:
         lease_id = LeaseId(info.owner, info.lease.key)
         before = self.get(lease_id)
         self._step(lease_id, "found", Record("held" if runs else "starting", info.sandbox_id, info.lease))
-        has_another = before.state in ("starting", "held", "freeing") and before.sandbox_id != info.sandbox_id
+        has_another = before.state in LIVING and before.sandbox_id != info.sandbox_id
         return info.sandbox_id if has_another else None
 
     def ended(self, lease_id: LeaseId, sandbox_id: str, cause: Cause) -> None:
@@ -110,14 +111,19 @@ class LeaseTable:
 
     def living(self) -> Iterator[tuple[LeaseId, Record]]:
         """Leases that have a sandbox which may live."""
-        return ((one, rec) for one, rec in self.records.items() if rec.state in ("starting", "held", "freeing"))
+        return ((one, rec) for one, rec in self.records.items() if rec.state in LIVING)
 
     def owners(self) -> set[LeaseOwner]:
         return {owner for _, record in self.living() for owner in record.lease.owners}
 
     def orphans(self, dead: Callable[[LeaseOwner], bool]) -> list[LeaseId]:
-        """Living leases of whose owners none lives, and those whose end did not come about."""
-        return [one for one, record in self.living() if record.state == "freeing" or orphaned(record, dead)]
+        """Those that are to be ended."""
+        return [one for one, _ in self.living() if self.is_orphan(one, dead)]
+
+    def is_orphan(self, lease_id: LeaseId, dead: Callable[[LeaseOwner], bool]) -> bool:
+        """It lives, and of its owners none does, or its end was begun and did not come about."""
+        record = self.get(lease_id)
+        return record.state in LIVING and (record.state == "freeing" or orphaned(record, dead))
 
     def check(self) -> None:
         """Assert every invariant."""
@@ -164,10 +170,6 @@ def _forget(_before: Record, _new: Record) -> Record:
     return ABSENT
 
 
-def _blank(_before: Record, _new: Record) -> Record:
-    return Record("creating")
-
-
 def _find_again(before: Record, new: Record) -> Record:
     """The one that is known became ready; or it is another, which has to go."""
     return new if before.sandbox_id == new.sandbox_id else before
@@ -180,7 +182,7 @@ def _end(_before: Record, new: Record) -> Record:
 Transition: TypeAlias = Callable[[Record, Record], Record]
 
 TRANSITIONS: Final[dict[tuple[State, Event], Transition]] = {
-    ("absent", "asked"): _blank,
+    ("absent", "asked"): _take,
     ("absent", "made"): _take,  # it was renewed while it was thought gone
     ("absent", "not made"): _keep,
     ("absent", "found"): _take,

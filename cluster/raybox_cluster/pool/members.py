@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Literal, get_args
 
 from raybox_actors.values import Quota, SandboxInfo, SlotDescription
@@ -20,7 +21,7 @@ BUCKETS: Final[tuple[Bucket, ...]] = get_args(Bucket)
 FREE: Final[tuple[Bucket, ...]] = ("warm", "preparing", "idle")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     key: SlotKey
     #: The newest by `sequence`; None until the actor first spoke.
@@ -65,7 +66,7 @@ class Slot:
         return bucket, self.prepare_ordered or bucket == "preparing", executions
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     node_id: str
     hosts: bool = True  #: may have sandboxes
@@ -86,6 +87,7 @@ class Node:
     silent: int = 0
     preparing: int = 0
     executions: int = 0
+    ordered: int = 0  #: idle ones that PrepareSlot was ordered for
     #: Its slots, as in PoolState.buckets.
     buckets: dict[Bucket, dict[SlotKey, Slot]] = field(default_factory=lambda: {bucket: {} for bucket in BUCKETS})
 
@@ -93,11 +95,19 @@ class Node:
     def taken(self) -> int:
         return len(self.buckets["taken"])
 
-    def warmth(self, idle: int) -> Warmth:
-        """idle: how many could be prepared."""
-        ordered = len(self.buckets["idle"]) - idle
-        ready = len(self.buckets["warm"]) + len(self.buckets["preparing"]) + ordered
-        return Warmth(self.node_id, self.slots, self.taken, ready, idle)
+    @property
+    def warmth(self) -> Warmth:
+        ready = len(self.buckets["warm"]) + len(self.buckets["preparing"]) + self.ordered
+        return Warmth(self.node_id, self.slots, self.taken, ready, len(self.buckets["idle"]) - self.ordered)
+
+    def unprepared(self, limit: int) -> list[Slot]:
+        """Idle slots, without those that were ordered to prepare; at most so many."""
+        return list(islice((slot for slot in self.buckets["idle"].values() if not slot.prepare_ordered), limit))
+
+    def claimable(self, limit: int) -> list[SlotKey]:
+        """Slots that nothing is being done to, the warm ones first; at most so many."""
+        free = (slot for bucket in ("warm", "idle") for slot in self.buckets[bucket].values())
+        return list(islice((slot.key for slot in free if not slot.prepare_ordered), limit))
 
     @property
     def empty(self) -> bool:

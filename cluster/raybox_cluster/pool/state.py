@@ -350,10 +350,14 @@ class PoolState(GangRules):
             if wanted and node.agent == "absent" and self._due(node.agent_after_s, now_s):
                 node.agent = "ordered"
                 orders.append(EnsureNodeAgent(node.node_id))
-        ready = [n for n in usable if n.agent == "ready" and self._due(n.start_after_s, now_s)]
-        # The share of a node whose agent is coming waits for it, unless somebody waits for a sandbox.
-        coming = [] if self.waiting else [n for n in usable if n.agent == "ordered" and not n.agent_failures]
-        for node_id, share in self._shares([n for n in usable if n in ready or n in coming]).items():
+
+        def has_share(node: Node) -> bool:
+            if node.agent == "ready":
+                return self._due(node.start_after_s, now_s)
+            # What is the share of a node whose agent is coming waits for it, unless somebody waits for a sandbox.
+            return node.agent == "ordered" and not node.agent_failures and not self.waiting
+
+        for node_id, share in self._shares([node for node in usable if has_share(node)]).items():
             node = self.nodes[node_id]
             if node.agent == "ready":
                 for _ in range(min(share, self.policy.starts_per_node - node.silent)):
@@ -378,24 +382,15 @@ class PoolState(GangRules):
         ready = sum(len(self.buckets[bucket]) for bucket in ("warm", "preparing"))
         if not self.buckets["idle"] or (ready >= self.warm and not self.warm_per_node):
             return []
-        # A slot that was ordered to prepare and was claimed meanwhile is not idle any more.
-        idle = {
-            node.node_id: [slot for slot in node.buckets["idle"].values() if not slot.prepare_ordered]
-            for node in self.nodes.values()
-            if node.agent == "ready"
-        }
-        lacks = lacking(
-            WarmTarget(self.warm, self.warm_per_node),
-            self.placement,
-            [self.nodes[node_id].warmth(len(free)) for node_id, free in idle.items()],
-        )
+        able = [node.warmth for node in self.nodes.values() if node.agent == "ready"]
+        lacks = lacking(WarmTarget(self.warm, self.warm_per_node), self.placement, able)
         orders: list[Instruction] = []
         for node_id, count in lacks.items():
             node = self.nodes[node_id]
             allowed = self.policy.prepares_allowed(node.executions) - node.preparing
             if allowed <= 0 or not self._due(node.prepare_after_s, now_s):
                 continue
-            for slot in idle[node_id][: min(count, allowed)]:
+            for slot in node.unprepared(min(count, allowed)):
                 slot.prepare_ordered = True
                 self._index(slot)
                 orders.append(PrepareSlot(slot.key))

@@ -69,6 +69,7 @@ def test_help_names_every_command() -> None:
         (("up", "--prot", "1"), "No such option"),
         (("up", "--config", "/nowhere/pool.yaml"), "No such file"),
         (("up", "--address", "ray://localhost:1"), "address: a Ray client address"),
+        (("down", "--address", "local"), "address: must name a Ray cluster"),
         (("frobnicate",), "No such command"),
         (("run",), "give either a FILE or -c CODE"),
         (("run", "-c", "1", "file.py"), "give either a FILE or -c CODE"),

@@ -81,6 +81,7 @@ def test_who_wins(tmp_path: Path) -> None:
         ({"node_labels": 3}, "node-labels: must be conditions"),
         ({"cpu_request": "much"}, "cpu-request: must be a number from 0"),
         ({"cpu_request": -1}, "cpu-request: must be"),
+        ({"cpu_request": 10**400}, "cpu-request: must be a number from 0"),
         ({"warm": 3, "sandboxes": 2}, "warm: 3 sandboxes cannot be kept ready out of 2"),
         ({"address": "somewhere"}, "address: must be"),
         ({"address": "host:port"}, "address: must be"),

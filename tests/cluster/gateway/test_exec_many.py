@@ -16,7 +16,9 @@ from raybox_actors.values import ItemOutcome, ItemRequest
 from raybox_cluster.batch import wire
 from raybox_cluster.batch.run import Result
 from raybox_cluster.batch.wire import Lines
+from raybox_cluster.gateway.app import create_app
 from raybox_cluster.gateway.asgi import StreamAborted
+from raybox_cluster.gateway.auth import ApiKey, ApiKeys, hash_key
 from tests.cluster.gateway.conftest import Gateway
 from tests.cluster.gateway.memory import succeed
 
@@ -70,6 +72,14 @@ async def test_options_that_mean_nothing_are_refused(gateway: Gateway, first: by
     assert answer.status_code == 400
     assert answer.json()["kind"] == "bad_request"
     assert not gateway.backend.created
+
+
+async def test_no_sandbox_of_a_batch_may_wait_longer_than_the_pool_lets_creates_wait(gateway: Gateway) -> None:
+    keys = ApiKeys([ApiKey("tester", hash_key(gateway.key), admin=True)])
+    gateway.switch.app = create_app(gateway.backend, keys, max_wait_s=700.0)
+    for wait_s, status in ((700, 200), (701, 400)):
+        options = json.dumps({"create": {"raybox": {"wait_s": wait_s}}}).encode()
+        assert (await gateway.client.post("/raybox/exec_many", content=options)).status_code == status
 
 
 async def test_without_a_key_nothing_is_run(gateway: Gateway) -> None:
