@@ -8,10 +8,10 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
-from ._config import DEFAULT_TEMPLATE, ConnectionConfig
-from ._errors import InvalidArgumentException
+from ._config import ConnectionConfig
+from ._errors import InvalidArgumentException, SandboxException
 from ._models import Execution, ExecutionError
-from ._requests import Request, control_stream, create
+from ._requests import Request, control_stream
 from ._run import Run
 
 ItemKind = Literal["cell", "program"]
@@ -106,12 +106,9 @@ def request_of(config: ConnectionConfig, body: AsyncIterable[bytes]) -> Request:
     return control_stream(config, "exec_many", "/raybox/exec_many", body, IDLE_S)
 
 
-def options_of(
-    config: ConnectionConfig, template: str | None, options: BatchOptions, wanted: dict[str, Any]
-) -> dict[str, Any]:
-    """What the first line says. wanted: as of a create, which checks it."""
-    made = dict(create(config, template or DEFAULT_TEMPLATE, **wanted).payload or {})
-    return {**{name: value for name, value in options.items() if value is not None}, "create": made}
+def options_of(options: BatchOptions, create: Request) -> dict[str, Any]:
+    """What the first line says. create: the request that would make a sandbox by itself."""
+    return {**{name: value for name, value in options.items() if value is not None}, "create": create.payload}
 
 
 def options_line(options: Mapping[str, Any], left_s: float | None) -> bytes:
@@ -146,6 +143,13 @@ def id_of(item: object) -> str | None:
 
 def result_of(event: Mapping[str, Any]) -> ItemResult:
     """Of a `result` line. Raises SandboxException (internal) where the server does not keep to the protocol."""
+    try:
+        return _result_of(event)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SandboxException(f"the server sent a result that cannot be used: {error!r}") from error
+
+
+def _result_of(event: Mapping[str, Any]) -> ItemResult:
     run = Run()
     for line in event.get("events", ()):
         run._take(line)

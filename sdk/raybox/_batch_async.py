@@ -51,7 +51,9 @@ async def exec_many(
                         raise refusal
                     parser, overdue = EventParser(), None
                     while overdue is None:
-                        for event in parser.feed(await feed.unless_it_fails(stream.read())):
+                        if not (data := await feed.unless_it_fails(stream.read(), feed.patience_s())):
+                            raise TransportFailure("broken", "it ended without an end event")
+                        for event in parser.feed(data):
                             if event["type"] == "started":
                                 feed.widen(_batch.window_of(event["max_in_flight"]))
                             elif event["type"] == "result":
@@ -190,18 +192,19 @@ class _Feed:
     async def rest(self) -> AsyncIterator[tuple[int, str | None]]:
         """Of a collection, what was not taken at all. A stream may have no end."""
         while self._sized and not self._ended:
-            if isinstance(item := await self._next.get(), _End):
+            if isinstance(item := await self.unless_it_fails(self._next.get()), _End):
                 self._ended = True
                 return
             yield self._taken, _batch.id_of(item)
             self._taken += 1
 
-    def _patience_s(self) -> float | None:
+    def patience_s(self) -> float | None:
+        """Until the batch's time is up, and LATE_S more."""
         return None if self._ends_at_s is None else max(self._ends_at_s + LATE_S - time.monotonic(), 0.0)
 
     async def in_time(self, work: Awaitable[T]) -> T:
-        """What it gives. Raises TransportFailure when the batch's time is up, and LATE_S more."""
-        clock = asyncio.timeout(self._patience_s())
+        """What it gives. Raises TransportFailure when `patience_s` is over."""
+        clock = asyncio.timeout(self.patience_s())
         try:
             async with clock:
                 return await work
@@ -210,12 +213,12 @@ class _Feed:
                 raise TransportFailure("timeout") from None
             raise
 
-    async def unless_it_fails(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
-        """What is read; raises what taking an item raised, and as `in_time`."""
-        task = asyncio.ensure_future(reading)
+    async def unless_it_fails(self, work: Coroutine[Any, Any, T], limit_s: float | None = None) -> T:
+        """What it gives. Raises what taking an item raised, and TransportFailure after `limit_s`."""
+        task = asyncio.ensure_future(work)
         try:
             both: set[asyncio.Future[Any]] = {task, self._failed}
-            await asyncio.wait(both, timeout=self._patience_s(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if self.failure is not None:
                 raise self.failure
             if not task.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
 
 from . import _batch_async
@@ -25,7 +25,8 @@ def _results(config: ConnectionConfig, options: Mapping[str, Any], items: Items)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop,), name="raybox-batch", daemon=True)
     thread.start()
-    source: AsyncItems = items if isinstance(items, Sequence) else _Blocking(items)
+    in_memory = isinstance(items, Sequence | Set | MappingView)  # then what was not taken is told, too
+    source: AsyncItems = items if in_memory else _Blocking(items)
     batch = asyncio.run_coroutine_threadsafe(_begin(config, options, source), loop).result()
     try:
         while (result := asyncio.run_coroutine_threadsafe(batch.next(), loop).result()) is not None:

@@ -116,15 +116,16 @@ class ConnectionConfig:
             return self
         _reject_unknown(options)
         changes: dict[str, object] = {}
-        if options.get("pool") or options.get("transport"):
+        url = options.get("api_url")
+        if url or options.get("pool") or options.get("transport"):
             if choose_transport(options, {}, self.over_ray) == "ray":
                 changes["api_url"], changes["sandbox_url"] = _ray_urls(options, {"RAYBOX_URL": self.api_url})
-            elif self.over_ray and not options.get("api_url"):
+            elif url:
+                changes["api_url"] = changes["sandbox_url"] = _url(url)
+            elif self.over_ray:
                 raise InvalidArgumentException("transport='http' needs an api_url here: everything else is over Ray")
         if options.get("api_key"):
             changes["api_key"] = options["api_key"]
-        if url := options.get("api_url"):
-            changes["api_url"] = _url(url)
         if url := options.get("sandbox_url"):
             changes["sandbox_url"] = _url(url)
         if options.get("domain"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import ssl
 from collections.abc import AsyncIterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import h11
 
 from . import _http
+from ._errors import InvalidArgumentException
 from ._requests import Request
 from ._responses import TransportFailure
 
@@ -93,7 +93,7 @@ class DuplexStream:
             self._feeding.cancel()
             await asyncio.wait({self._feeding})
         self._writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError):
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
 
@@ -134,9 +134,13 @@ async def _connect(
     found = _http._checked_proxy(proxy)
     assert found is not None
     via = found.url
+    if via.scheme not in ("http", "https"):
+        raise InvalidArgumentException(f"a batch goes through no {via.scheme} proxy, only through one of HTTP")
     auth = _authorization(found)
     context = _http._tls() if via.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(via.host, via.port or 80, ssl=context, limit=2**20)
+    reader, writer = await asyncio.open_connection(
+        via.host, via.port or (80 if context is None else 443), ssl=context, limit=2**20
+    )
     if not secure:
         return reader, writer, b"%b://%b%b" % (url.raw_scheme, url.netloc, url.raw_path), auth
     try:

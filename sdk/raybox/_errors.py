@@ -77,7 +77,7 @@ class RayboxError(Exception):
         cause: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        # Pickling replays these arguments; nothing else is kept.
+        # Pickling replays these arguments, and then sets the attributes.
         super().__init__(message, status_code, kind, retryable, should_mask_sample, sandbox_id, cause, retry_after_s)
         self.message = message
         self.status_code = status_code

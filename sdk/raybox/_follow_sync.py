@@ -21,17 +21,18 @@ def follow(
     channel: Channel,
     ask: Callable[[int], Request],
     run: Run,
-    reattaching: Reattaching | None = None,
+    reattach: bool = False,
     interrupt: Request | None = None,
 ) -> Execution:
     """The execution once it has ended. Raises what its failure means, and what a callback raises.
 
-    ask: gives the request for its events from a number on. reattaching: how patiently to ask again when a connection is
-    lost; None: not at all. interrupt: sent when the call ends before the execution does.
+    ask: gives the request for its events from a number on. reattach: to ask again when a connection is lost. interrupt:
+    sent when the call ends before the execution does.
     """
+    request = ask(run.next_event)
+    reattaching = Reattaching(request.total_s) if reattach else None
     try:
         while True:
-            request = ask(run.next_event)
             failure: TransportFailure | RayboxError
             try:
                 stream = _opened(request if reattaching is None else reattaching.rest(request))
@@ -60,6 +61,7 @@ def follow(
                 raise channel.explain(request, failure) from failure
             time.sleep(delay_s)
             run.reconnect()
+            request = ask(run.next_event)
     finally:
         if interrupt is not None and not run.ended:
             with contextlib.suppress(RayboxError):  # or else the server does it, a while after nobody listens

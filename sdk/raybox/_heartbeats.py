@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 
 from . import _requests, _transport
@@ -37,15 +36,15 @@ class Heartbeats:
     """Sends them for as long as the pool says that there are leases, or until they must have expired."""
 
     def __init__(self) -> None:
-        self.process_id = uuid.uuid4().hex
-        self._changed = threading.Condition()
+        self.process_id = os.urandom(16).hex()  # uuid takes longer to import than all that is here
+        self._lock = threading.Lock()
         self._pools: dict[tuple[str, str | None], _Pool] = {}
         self._runs = False
 
     def add(self, config: ConnectionConfig, ttl_s: float) -> None:
         """A lease has been got from this pool."""
         key = (config.api_url, config.api_key)
-        with self._changed:
+        with self._lock:
             pool = self._pools.setdefault(key, _Pool(config, ttl_s, time.monotonic()))
             pool.ttl_s, pool.additions = max(pool.ttl_s, ttl_s), pool.additions + 1
             if not self._runs:
@@ -54,7 +53,7 @@ class Heartbeats:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._pools:
                     self._runs = False
                     return
@@ -64,7 +63,7 @@ class Heartbeats:
                 additions = pool.additions
                 if self._beat(pool):
                     continue
-                with self._changed:
+                with self._lock:
                     if pool.additions == additions:
                         del self._pools[key]
             time.sleep(max(0.0, began_s + INTERVAL_S - time.monotonic()))

@@ -26,7 +26,7 @@ import httpx
 
 from ._errors import InvalidArgumentException
 from ._requests import Request, check_headers
-from ._responses import Stage, TransportFailure
+from ._responses import Stage, TransportFailure, head_limit_s, late_head
 
 #: Below what servers keep idle connections for, so that it is us who closes first.
 IDLE_S = 60.0
@@ -121,15 +121,6 @@ def _failure(error: httpx.HTTPError, late: Stage) -> TransportFailure:
     if isinstance(error, (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.ProxyError)):
         return TransportFailure("connect", detail)
     return TransportFailure("broken", detail)
-
-
-def _head_limit_s(request: Request) -> float | None:
-    """What may pass until the answer begins."""
-    return min((limit for limit in (request.connect_s, request.total_s) if limit is not None), default=None)
-
-
-def _late_head(request: Request) -> Stage:
-    return "timeout" if _head_limit_s(request) == request.total_s else "head_timeout"
 
 
 # --- proxies and TLS -------------------------------------------------------------------------------------------------
@@ -360,7 +351,7 @@ atexit.register(_close_idle)
 def open_stream(request: Request) -> Stream:
     """Send a request; gives its answer once that has begun. Raises TransportFailure."""
     deadline_s = _deadline_s(request.total_s)
-    limit_s = _head_limit_s(request)
+    limit_s = head_limit_s(request)
     limits = {"connect": limit_s, "read": limit_s, "write": limit_s}
     if request.idle_s is not None:
         limits = _idle_limits(request)
@@ -374,7 +365,7 @@ def open_stream(request: Request) -> Stream:
     except BaseException as error:
         transport.close()
         if isinstance(error, httpx.HTTPError):
-            raise _failure(error, _late_head(request)) from error
+            raise _failure(error, late_head(request)) from error
         raise
     if request.idle_s is None:
         limits["read"] = _left_s(deadline_s)  # looked up again when the body is first read
@@ -481,12 +472,12 @@ async def open_stream_async(request: Request) -> AsyncStream:
     if transport is None:
         transport = httpx.AsyncHTTPTransport(verify=_tls(), limits=_LIMITS, proxy=_checked_proxy(route.proxy))
     try:
-        async with asyncio.timeout(_head_limit_s(request) if request.idle_s is None else None):
+        async with asyncio.timeout(head_limit_s(request) if request.idle_s is None else None):
             response = await transport.handle_async_request(built)
     except BaseException as error:
         await transport.aclose()
         if isinstance(error, TimeoutError):
-            raise TransportFailure(_late_head(request) if body.reached else "connect_timeout") from error
+            raise TransportFailure(late_head(request) if body.reached else "connect_timeout") from error
         if isinstance(error, httpx.HTTPError):
             raise _failure(error, "timeout") from error
         raise

@@ -12,8 +12,6 @@ from ._requests import Request
 from ._sandbox_async import AsyncSandbox
 from ._sandbox_base import options_of
 
-_GONE = frozenset({404})
-
 
 class AsyncLease(LeaseBase):
     """A sandbox that everybody who leases the same key has. Made by `AsyncPool.lease`.
@@ -51,4 +49,4 @@ class AsyncLease(LeaseBase):
         """End the lease and its sandbox, whoever else uses it. True if it was there, False if not any more: a sandbox
         that the key has got since is left alone. May be repeated."""
         request = _requests.release_lease(self._config, self.key, self.sandbox.sandbox_id)
-        return (await _transport.send_async(request, _GONE)).status != 404
+        return await _transport.end_async(request)

@@ -12,8 +12,6 @@ from ._requests import Request
 from ._sandbox_base import options_of
 from ._sandbox_sync import Sandbox
 
-_GONE = frozenset({404})
-
 
 class Lease(LeaseBase):
     """A sandbox that everybody who leases the same key has. Made by `Pool.lease`.
@@ -51,4 +49,4 @@ class Lease(LeaseBase):
         """End the lease and its sandbox, whoever else uses it. True if it was there, False if not any more: a sandbox
         that the key has got since is left alone. May be repeated."""
         request = _requests.release_lease(self._config, self.key, self.sandbox.sandbox_id)
-        return _transport.send(request, _GONE).status != 404
+        return _transport.end(request)

@@ -65,16 +65,14 @@ class PoolBase:
         self, template: str | None, options: BatchOptions, params: CreateParams
     ) -> tuple[ConnectionConfig, dict[str, Any]]:
         """What a batch uses, and what its first line says."""
-        call, wanted = split(params)
-        config = self._config.with_options(call)
-        return config, options_of(config, template, options, wanted)
+        config, create = self._create(template, params)
+        return config, options_of(options, create)
 
     def _create_many(
         self, n: int, deadline_s: float, template: str | None, params: CreateParams
     ) -> tuple[ConnectionConfig, Request]:
-        options, wanted = split(params)
-        config = self._config.with_options(options)
-        return config, _requests.create_many(config, template or DEFAULT_TEMPLATE, n, deadline_s, **wanted)
+        config, create = self._create(template, params)
+        return config, _requests.create_many(config, n, deadline_s, create)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.api_url!r})"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Unpack
 
-from . import _batch_async, _requests, _responses, _transport
+from . import _requests, _responses, _transport
 from ._batch import AsyncItems, BatchOptions, ItemKind, ItemResult
 from ._config import ApiParams
 from ._lease import DEFAULT_TTL_S, LeaseOwner
@@ -16,8 +16,6 @@ from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
 from ._pool import CreateParams, PoolBase, resolve
 from ._pool_models import PoolCapacity
 from ._sandbox_async import AsyncSandbox, AsyncSandboxPaginator
-
-_GONE = frozenset({404})
 
 
 def connect_async(
@@ -87,7 +85,7 @@ class AsyncPool(PoolBase):
     async def kill(self, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
         """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
         request = _requests.kill(self._config.with_options(opts), sandbox_id)
-        return (await _transport.send_async(request, _GONE)).status != 404
+        return await _transport.end_async(request)
 
     async def lease(
         self,
@@ -140,6 +138,8 @@ class AsyncPool(PoolBase):
         the iterator ends what runs. Raises InvalidArgumentException, what reading items raises, and the errors of
         requests; before that, items on their way are told as `infrastructure`, should the pool have gone.
         """
+        from . import _batch_async  # only with the first batch: not everybody has one
+
         options: BatchOptions = {
             "max_in_flight": max_in_flight,
             "deadline_s": deadline_s,

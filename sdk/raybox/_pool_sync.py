@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Unpack
 
-from . import _batch_sync, _requests, _responses, _transport
+from . import _requests, _responses, _transport
 from ._batch import BatchOptions, ItemKind, ItemResult, Items
 from ._config import ApiParams
 from ._lease import DEFAULT_TTL_S, LeaseOwner
@@ -16,8 +16,6 @@ from ._models import SandboxListOrder, SandboxOnResume, SandboxQuery
 from ._pool import CreateParams, PoolBase, resolve
 from ._pool_models import PoolCapacity
 from ._sandbox_sync import Sandbox, SandboxPaginator
-
-_GONE = frozenset({404})
 
 
 def connect(url: str | None = None, *, logger: logging.Logger | None = None, **opts: Unpack[ApiParams]) -> Pool:
@@ -84,7 +82,7 @@ class Pool(PoolBase):
     def kill(self, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
         """End a sandbox and everything in it. True if it was there, False if not any more. Can be repeated."""
         request = _requests.kill(self._config.with_options(opts), sandbox_id)
-        return _transport.send(request, _GONE).status != 404
+        return _transport.end(request)
 
     def lease(
         self,
@@ -137,6 +135,8 @@ class Pool(PoolBase):
         the iterator ends what runs. Raises InvalidArgumentException, what reading items raises, and the errors of
         requests; before that, items on their way are told as `infrastructure`, should the pool have gone.
         """
+        from . import _batch_sync  # only with the first batch: not everybody has one
+
         options: BatchOptions = {
             "max_in_flight": max_in_flight,
             "deadline_s": deadline_s,

@@ -6,10 +6,11 @@ One thread for the process, as long as there is anything to tell; what is garbag
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from typing import Final, Protocol
 
-import ray
+from ._config import has_joined_ray
 
 #: The pool gives an answer up that nobody has asked about for 20 s, and interrupts an execution after 30 s.
 PULSE_S: Final = 5.0
@@ -19,14 +20,14 @@ class Pulsing(Protocol):
     def pulse(self) -> None: ...
 
 
-_changed = threading.Condition()
+_lock = threading.Lock()
 _open: weakref.WeakSet[Pulsing] = weakref.WeakSet()
 _thread: threading.Thread | None = None
 
 
 def watch(answer: Pulsing) -> None:
     global _thread
-    with _changed:
+    with _lock:
         _open.add(answer)
         if _thread is None:
             _thread = threading.Thread(target=_run, name="raybox-pulse", daemon=True)
@@ -34,7 +35,7 @@ def watch(answer: Pulsing) -> None:
 
 
 def forget(answer: Pulsing) -> None:
-    with _changed:
+    with _lock:
         _open.discard(answer)
 
 
@@ -42,14 +43,14 @@ def _run() -> None:
     global _thread
     idle = 0
     while True:
-        with _changed:
-            _changed.wait(PULSE_S)
+        time.sleep(PULSE_S)
+        with _lock:
             idle = 0 if _open else idle + 1
             if idle > 1:
                 _thread = None
                 return
             answers = list(_open)
-        if not ray.is_initialized():  # a call would make Ray start itself
+        if not has_joined_ray():  # a call would make Ray start itself
             continue
         for answer in answers:
             try:

@@ -6,6 +6,7 @@ blocking and the asyncio half; `_ray.py` runs them.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from ._requests import Request, check_headers
-from ._responses import Stage
+from ._responses import head_limit_s, late_head
 
 #: Ray namespace of every actor of every pool.
 NAMESPACE: Final = "raybox"
@@ -89,7 +90,7 @@ class Limits:
     def __init__(self, request: Request, clock: Any = time.monotonic) -> None:
         self._clock, self._began_s = clock, clock()
         self._idle_s, self._total_s = request.idle_s, request.total_s
-        self._head_s = min((s for s in (request.connect_s, request.total_s) if s is not None), default=None)
+        self._head_s, self.late_head = head_limit_s(request), late_head(request)
 
     def head_s(self) -> float | None:
         """Until the answer must have begun."""
@@ -99,10 +100,6 @@ class Limits:
         """For the next step of an answer that has begun."""
         left_s = self._left_s(self._total_s)
         return min((s for s in (self._idle_s, left_s) if s is not None), default=None)
-
-    @property
-    def late_head(self) -> Stage:
-        return "timeout" if self._head_s == self._total_s else "head_timeout"
 
     def _left_s(self, limit_s: float | None) -> float | None:
         return None if limit_s is None else max(self._began_s + limit_s - self._clock(), 0.001)
@@ -175,8 +172,6 @@ _STATUS: Mapping[object, int] = {
 
 def reply_of_error(sandbox_id: str | None, error: Mapping[str, Any]) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body that the gateway gives for an error of the interpreter's plane."""
-    import json
-
     traits = {name: error[name] for name in ("kind", "retryable", "should_mask_sample", "cause") if name in error}
     if error["kind"] == "sandbox_lost" or error.get("what") == "sandbox":
         body = {"sandboxId": sandbox_id, "message": "The sandbox was not found", "code": 502, **traits}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ._errors import RayboxError
 from ._requests import Request
-from ._responses import BACKOFF_BASE_S, TransportFailure
+from ._responses import TransportFailure, backoff_s
 
 #: When nobody has answered for so long the outcome is lost, however much time the execution has left.
 REATTACH_WITHIN_S = 60.0
@@ -41,7 +41,7 @@ class Reattaching:
         again = failure.retryable if isinstance(failure, RayboxError) else failure.stage != "timeout"
         if next_event != self._seen:
             self._seen, self._attempts, self._progress_at_s = next_event, 0, self._clock()
-        delay_s = min(BACKOFF_BASE_S * 2.0**self._attempts, REATTACH_DELAY_MAX_S) * (0.5 + self._jitter() / 2)
+        delay_s = backoff_s(self._attempts, self._jitter, REATTACH_DELAY_MAX_S)
         self._attempts += 1
         ends_s = self._progress_at_s + REATTACH_WITHIN_S
         if self._ends_s is not None:

@@ -178,16 +178,15 @@ def _longer(request: Request, wait_s: float) -> Request:
     return request._replace(connect_s=connect_s, total_s=total_s)
 
 
-def create_many(config: ConnectionConfig, template: str, count: int, deadline_s: float, **wanted: Any) -> Request:
-    """wanted: as for `create`. The server waits for as long as deadline_s, and so does the request; it is not repeated
-    by itself, since that would be another deadline."""
+def create_many(config: ConnectionConfig, count: int, deadline_s: float, create: Request) -> Request:
+    """create: the request that would make one by itself. The server waits for as long as deadline_s, and so does the
+    request; it is not repeated by itself, since that would be another deadline."""
     if not isinstance(count, int) or count < 1:
         raise InvalidArgumentException(f"n must be a whole number of sandboxes, at least 1, got {count!r}")
     wait_s = seconds(deadline_s, None, "deadline_s") or 0.0
-    one = create(config, template, **wanted)
-    payload = {"count": count, "deadline_s": wait_s, "create": one.payload}
+    payload = {"count": count, "deadline_s": wait_s, "create": create.payload}
     url = f"{config.api_url}/raybox/sandboxes"
-    request = one._replace(operation="create_many", payload=payload, url=url, body=_json(payload), retries=0)
+    request = create._replace(operation="create_many", payload=payload, url=url, body=_json(payload), retries=0)
     return _longer(request, wait_s)
 
 

@@ -98,6 +98,16 @@ class TransportFailure(Exception):
         self.stage, self.detail = stage, detail
 
 
+def head_limit_s(request: Request) -> float | None:
+    """What may pass until the answer begins."""
+    return min((limit for limit in (request.connect_s, request.total_s) if limit is not None), default=None)
+
+
+def late_head(request: Request) -> Stage:
+    """What it means that it did not begin within that."""
+    return "timeout" if head_limit_s(request) == request.total_s else "head_timeout"
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 #: The class for each kind that a server may name.
@@ -331,7 +341,7 @@ def retry_delay_s(request: Request, reply: Reply, attempt: int, random: Callable
     after_s = _retry_after_s({}, reply.headers)
     if after_s is not None:
         return after_s
-    return _backoff_s(attempt, random)
+    return backoff_s(attempt, random)
 
 
 def reconnect_delay_s(
@@ -340,11 +350,12 @@ def reconnect_delay_s(
     """Seconds after which to connect again, None if that must not be; `attempt` counts from 0."""
     if failure.stage != "connect" or attempt >= request.connect_retries:
         return None
-    return _backoff_s(attempt, random)
+    return backoff_s(attempt, random)
 
 
-def _backoff_s(attempt: int, random: Callable[[], float]) -> float:
-    return min(BACKOFF_BASE_S * 2.0**attempt, BACKOFF_MAX_S) * (0.5 + random() / 2)
+def backoff_s(attempt: int, random: Callable[[], float], max_s: float = BACKOFF_MAX_S) -> float:
+    """Twice as long from attempt to attempt; `attempt` counts from 0."""
+    return min(BACKOFF_BASE_S * 2.0**attempt, max_s) * (0.5 + random() / 2)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -33,12 +33,10 @@ from ._models import (
 )
 from ._paginator import PaginatorBase
 from ._pty_async import Pty
-from ._reattach import Reattaching
 from ._requests import Request
 from ._run import Run
 from ._sandbox_base import SandboxBase, SandboxOpts, options_of
 
-_GONE = frozenset({404})
 _DOWN = frozenset({502})
 
 
@@ -214,7 +212,7 @@ class AsyncSandbox(SandboxBase):
     @classmethod
     async def _kill_by_id(cls, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
         request = _requests.kill(ConnectionConfig.resolve(opts), sandbox_id)
-        return (await _transport.send_async(request, _GONE)).status != 404
+        return await _transport.end_async(request)
 
     @also_on_class(_kill_by_id)
     async def kill(self, **opts: Unpack[ApiParams]) -> bool:
@@ -223,7 +221,7 @@ class AsyncSandbox(SandboxBase):
         True if it was there, False if not any more. Can be repeated.
         """
         request = _requests.kill(self._config.with_options(opts), self._id)
-        return (await _transport.send_async(request, _GONE)).status != 404
+        return await _transport.end_async(request)
 
     @classmethod
     async def _set_timeout_by_id(cls, sandbox_id: str, timeout: int, **opts: Unpack[ApiParams]) -> None:
@@ -382,7 +380,7 @@ class AsyncSandbox(SandboxBase):
         if execution_id is None:
             return await follow(self._channel, ask, run)
         interrupt = None if detach else self._interrupt(execution_id, _requests.INTERRUPT_TIMEOUT_S)
-        await follow(self._channel, ask, run, Reattaching(ask(0).total_s), interrupt)
+        await follow(self._channel, ask, run, reattach=True, interrupt=interrupt)
         return run.whole()
 
     async def attach_execution(
@@ -412,7 +410,7 @@ class AsyncSandbox(SandboxBase):
             )
 
         run = Run(on_stdout, on_stderr, on_result, on_error, from_event=from_event)
-        return await follow(self._channel, ask, run, Reattaching(ask(from_event).total_s))
+        return await follow(self._channel, ask, run, reattach=True)
 
     async def interrupt_execution(self, execution_id: str, request_timeout: float | None = None) -> None:
         """Interrupt code that runs, or is about to, under this id; nothing happens to what has ended. May be repeated.

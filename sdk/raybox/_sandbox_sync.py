@@ -33,12 +33,10 @@ from ._models import (
 )
 from ._paginator import PaginatorBase
 from ._pty_sync import Pty
-from ._reattach import Reattaching
 from ._requests import Request
 from ._run import Run
 from ._sandbox_base import SandboxBase, SandboxOpts, options_of
 
-_GONE = frozenset({404})
 _DOWN = frozenset({502})
 
 
@@ -212,7 +210,7 @@ class Sandbox(SandboxBase):
     @classmethod
     def _kill_by_id(cls, sandbox_id: str, **opts: Unpack[ApiParams]) -> bool:
         request = _requests.kill(ConnectionConfig.resolve(opts), sandbox_id)
-        return _transport.send(request, _GONE).status != 404
+        return _transport.end(request)
 
     @also_on_class(_kill_by_id)
     def kill(self, **opts: Unpack[ApiParams]) -> bool:
@@ -221,7 +219,7 @@ class Sandbox(SandboxBase):
         True if it was there, False if not any more. Can be repeated.
         """
         request = _requests.kill(self._config.with_options(opts), self._id)
-        return _transport.send(request, _GONE).status != 404
+        return _transport.end(request)
 
     @classmethod
     def _set_timeout_by_id(cls, sandbox_id: str, timeout: int, **opts: Unpack[ApiParams]) -> None:
@@ -378,7 +376,7 @@ class Sandbox(SandboxBase):
         if execution_id is None:
             return follow(self._channel, ask, run)
         interrupt = None if detach else self._interrupt(execution_id, _requests.INTERRUPT_TIMEOUT_S)
-        follow(self._channel, ask, run, Reattaching(ask(0).total_s), interrupt)
+        follow(self._channel, ask, run, reattach=True, interrupt=interrupt)
         return run.whole()
 
     def attach_execution(
@@ -408,7 +406,7 @@ class Sandbox(SandboxBase):
             )
 
         run = Run(on_stdout, on_stderr, on_result, on_error, from_event=from_event)
-        return follow(self._channel, ask, run, Reattaching(ask(from_event).total_s))
+        return follow(self._channel, ask, run, reattach=True)
 
     def interrupt_execution(self, execution_id: str, request_timeout: float | None = None) -> None:
         """Interrupt code that runs, or is about to, under this id; nothing happens to what has ended. May be repeated.

@@ -63,6 +63,8 @@ class AsyncStream(Protocol):
 #: For callers that judge the status themselves.
 ANY_STATUS = frozenset(range(300, 600))
 
+_GONE = frozenset({404})
+
 #: An answer that is read whole may be this long.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 
@@ -222,6 +224,16 @@ async def send_async(request: Request, accept: frozenset[int] = frozenset()) -> 
     if reply.status < 300 or reply.status in accept:
         return reply
     raise error_of(request, reply)
+
+
+def end(request: Request) -> bool:
+    """Send what ends something. True if it was there, False if not any more. Raises as `send`."""
+    return send(request, _GONE).status != 404
+
+
+async def end_async(request: Request) -> bool:
+    """Send what ends something. True if it was there, False if not any more. Raises as `send`."""
+    return (await send_async(request, _GONE)).status != 404
 
 
 def _send_once(request: Request) -> Reply:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raybox import _duplex, _http
+from raybox import InvalidArgumentException, _duplex, _http
 from raybox._requests import Request
 from raybox._responses import TransportFailure
 
@@ -165,6 +165,11 @@ async def test_what_breaks_off_is_told(said: bytes, stage: str) -> None:
         if stream is not None:
             await stream.close()
     assert failure.value.stage == stage
+
+
+async def test_no_batch_goes_through_another_kind_of_proxy() -> None:
+    with pytest.raises(InvalidArgumentException, match="socks5 proxy"):
+        await _duplex.open_duplex(request_of("http://127.0.0.1:1/", never(), "socks5://127.0.0.1:1"))
 
 
 async def test_nobody_there() -> None:

@@ -66,3 +66,40 @@ def test_a_long_text_keeps_its_ends_and_says_what_is_missing(text: str, limit: i
     assert len(head) + len(tail) == limit
     assert text.startswith(head)
     assert text.endswith(tail)
+
+
+class FailingPool:
+    """And its lease, and the sandbox, in which code has no result."""
+
+    def __init__(self, error: raybox.RayboxError) -> None:
+        self.error, self.released, self.sandbox = error, 0, self
+
+    def lease(self, _key: str, **_: object) -> FailingPool:
+        return self
+
+    def renew(self) -> None:
+        pass
+
+    def run_code(self, _code: str, **_: object) -> Execution:
+        raise self.error
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (raybox.SandboxNotRunningException("gone", cause="node_lost"), raybox.SandboxNotRunningException),
+        (raybox.TimeoutException("too long", should_mask_sample=False), ValueError),
+    ],
+)
+def test_a_fault_of_ours_in_the_setup_of_an_episode_is_not_its_author_s(
+    error: raybox.RayboxError, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = pytest.importorskip("raybox.integrations.gymnasium")
+    pool = FailingPool(error)
+    monkeypatch.setattr(adapter, "connect", lambda: pool)
+    with pytest.raises(raised):
+        adapter.CodeEnv().reset(options={"setup": "x = 1"})
+    assert pool.released == 1

@@ -183,7 +183,12 @@ def test_a_key_for_another_service_is_not_sent_over_ray(monkeypatch: pytest.Monk
 def test_one_call_can_go_another_way() -> None:
     config = ConnectionConfig.resolve({"api_url": HTTP, "api_key": "k"})
     assert config.with_options({"transport": "ray", "pool": "p"}).api_url == RAY
+    other = config.with_options({"api_url": "http://o/"})
+    assert (other.api_url, other.sandbox_url) == ("http://o", "http://o")
+    assert config.with_options({"api_url": "http://o", "sandbox_url": HTTP}).sandbox_url == HTTP
     over_ray = ConnectionConfig.resolve({"api_url": RAY})
+    assert over_ray.with_options({"api_url": "ray://", "pool": "q"}).api_url == "ray://q"
+    assert over_ray.with_options({"api_url": HTTP}).sandbox_url == HTTP
     assert over_ray.with_options({"pool": "q"}).api_url == over_ray.with_options({"pool": "q"}).sandbox_url == "ray://q"
     assert over_ray.with_options({"transport": "auto"}).api_url == RAY
     with pytest.raises(raybox.InvalidArgumentException, match="api_url"):

@@ -135,13 +135,13 @@ async def test_an_explicit_interrupt(sandbox: Any, player: Player, done: Done) -
     ],
 )
 async def test_what_is_final_is_not_asked_again(
-    sandbox: Any, player: Player, done: Done, answer: Any, error: type[Exception], kind: str, status: int
+    sandbox: Any, player: Player, done: Done, answer: Any, error: type[raybox.RayboxError], kind: str, status: int
 ) -> None:
     answer.headers["x-raybox-retryable"] = "false"
     player.on("POST", "/execute", events(COUNT, ABORT), answer)
     with pytest.raises(error) as caught:
         await done(sandbox.run_code("x", execution_id="e"))
-    assert (caught.value.kind, caught.value.status_code) == (kind, status)  # type: ignore[attr-defined]
+    assert (caught.value.kind, caught.value.status_code) == (kind, status)
     assert len(asked(player)) == 2
 
 

@@ -58,8 +58,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     ttl_s: how long the sandbox lives without a step. connect: arguments of `raybox.connect`; create: of the sandbox.
 
     `info` has `kind` and `should_mask_sample`. A step whose fault was not the policy's truncates the episode with
-    reward 0 and `should_mask_sample` true: leave the episode out. `reset` raises what a create raises, such as
-    ServiceBusyException (retryable); `close` gives the sandbox up and may be called again.
+    reward 0 and `should_mask_sample` true: leave the episode out. `reset` raises what a create and a run raise, such as
+    ServiceBusyException (retryable), and ValueError when the setup itself fails; `close` gives the sandbox up and may
+    be called again.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # gymnasium's
@@ -93,7 +94,13 @@ class CodeEnv(gymnasium.Env[str, str]):
         pool: Any = connect(**self._connect)
         self._lease = pool.lease(f"gymnasium-{uuid4().hex}", ttl_s=self._ttl_s, **self._create)
         if setup := options.get("setup"):
-            turn = self._turn(setup)
+            try:
+                turn = turn_of(self._run(setup), self._max_chars)
+            except RayboxError as error:
+                if error.should_mask_sample:
+                    self.close()
+                    raise
+                turn = turn_of_fault(error, self._max_chars)
             if turn.kind != "ok":
                 self.close()
                 raise ValueError(f"the setup failed: {turn.text}")
@@ -119,10 +126,13 @@ class CodeEnv(gymnasium.Env[str, str]):
             with contextlib.suppress(RayboxError):  # its time runs out
                 lease.release()
 
+    def _run(self, code: str) -> Execution:
+        self._lease.renew()
+        execution: Execution = self._lease.sandbox.run_code(code, language=self._language, timeout=self._timeout_s)
+        return execution
+
     def _turn(self, code: str) -> Turn:
         try:
-            self._lease.renew()
-            execution = self._lease.sandbox.run_code(code, language=self._language, timeout=self._timeout_s)
+            return turn_of(self._run(code), self._max_chars)
         except RayboxError as error:
             return turn_of_fault(error, self._max_chars)
-        return turn_of(execution, self._max_chars)

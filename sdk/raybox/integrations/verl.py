@@ -130,7 +130,7 @@ _latest: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 def _release_with(trajectory: Any, lease: Any) -> None:
     """Release the lease when the trajectory is collected, if somebody's loop still runs; else its time runs out."""
     if trajectory in _latest:
-        _latest[trajectory][:] = [lease]
+        _latest[trajectory][0] = lease
         return
     latest = _latest[trajectory] = [lease]
     loop = asyncio.get_running_loop()
