@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,22 +108,32 @@ async def test_death_in_the_middle_of_forks(session: OpenSession, mortal: Callab
         assert (await driver.run("1 + 1", context_id=info.context_id)).result == "2"
 
 
-async def test_it_forks_whatever_numbers_its_descriptors_have(zygote: ZygoteProcess, session: OpenSession) -> None:
+async def test_it_forks_whatever_numbers_its_descriptors_have(
+    session: OpenSession, mortal: Callable[[], ZygoteProcess]
+) -> None:
     """With many children they come to the places that a child's own are put."""
-    driver = await session()
+    zygote = mortal()  # one that nobody else's children come and go at
+    await asyncio.to_thread(zygote.wait_until_ready)
+    driver = await session(zygote_address=zygote.address)
 
     def count() -> int:
         return len(list(Path(f"/proc/{zygote.pid}/fd").iterdir()))
 
+    async def settle(at: int) -> None:
+        await eventually(lambda: count() == at, describe=lambda: f"{count()}, not {at}")
+
     with contextlib.ExitStack() as silent:
-        for wanted in range(80, 112):
-            while (had := count()) < wanted:
-                connection = silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-                connection.connect(zygote.address)
-                await eventually(partial(lambda before: count() > before, had))
-            context = await driver.session.create_context(None, None)
-            assert (await driver.run("print('out'); 1 + 1", context_id=context.context_id)).result == "2"
-            await driver.session.remove_context(context.context_id)
+        held = count()
+        while held < 112:
+            connection = silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            connection.connect(zygote.address)
+            held += 1
+            await settle(held)
+            if held >= 80:
+                context = await driver.session.create_context(None, None)
+                assert (await driver.run("print('out'); 1 + 1", context_id=context.context_id)).result == "2"
+                await driver.session.remove_context(context.context_id)
+                await settle(held)
 
 
 async def test_bad_requests_do_not_kill_it(zygote: ZygoteProcess, session: OpenSession) -> None:
