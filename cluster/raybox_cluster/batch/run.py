@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,8 @@ PAUSE_S = 0.5
 HELD_BYTES = 256 * 1024 * 1024
 #: Ending all sandboxes, when the batch is left.
 END_LIMIT_S = 30.0
+#: Among the numbers of workers: what is about none of them.
+NEXT_ITEM = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class _Held:
     entry: Entry
     size_bytes: int
     result: Result | None = None
-    fault: RayboxError | None = field(default=None)
+    fault: RayboxError | None = None
 
 
 #: What happened, for the schedule to be told at a moment. Not told where it happens: what follows must be carried out
@@ -108,9 +110,8 @@ class Batch:
         self._held_bytes = 0
         self._taken = 0
         self._ready: list[Result] = []
-        #: What is under way, with what it is about: a worker's number, or -1 for the next item.
-        self._tasks: dict[asyncio.Task[Any], int] = {}
-        self._runs: dict[int, asyncio.Task[Any]] = {}
+        #: What is under way, by the number of the worker that it is about, or NEXT_ITEM.
+        self._tasks: dict[int, asyncio.Task[Said]] = {}
         self._kills: set[asyncio.Task[None]] = set()
         self.timed_out = False
         self._refusal: RayboxError | None = None  #: why there were no sandboxes, the last time
@@ -125,8 +126,8 @@ class Batch:
                     yield self._ready.pop(0)
                 if self._schedule.over:
                     return
-                if self._wants_item and -1 not in self._tasks.values():
-                    self._begin(-1, self._next_item())
+                if self._wants_item and NEXT_ITEM not in self._tasks:
+                    self._begin(NEXT_ITEM, self._next_item())
                 now_s = time.monotonic()
                 if ends_at_s is not None and now_s >= ends_at_s and not self.timed_out:
                     self.timed_out = True
@@ -134,10 +135,8 @@ class Batch:
                     continue
                 moments = [at_s for at_s in (ends_at_s, self._schedule.wakes_at_s) if at_s is not None]
                 limit_s = max(0.0, min(moments) - now_s) if moments else None
-                for task in await self._any_done(limit_s):
-                    worker = self._tasks.pop(task)
-                    self._runs.pop(worker, None)
-                    self._carry_out(task.result()(time.monotonic()))
+                for about in await self._any_done(limit_s):
+                    self._carry_out(self._tasks.pop(about).result()(time.monotonic()))
                 self._carry_out(self._schedule.look(time.monotonic()))
         finally:
             renewing.cancel()
@@ -147,30 +146,26 @@ class Batch:
     def _wants_item(self) -> bool:
         return self._schedule.wants_item and self._held_bytes < HELD_BYTES
 
-    async def _any_done(self, limit_s: float | None) -> set[asyncio.Task[Any]]:
+    async def _any_done(self, limit_s: float | None) -> list[int]:
         """What is done by then; while the pool is full there may be nothing to wait for but time."""
         if not self._tasks:
             await asyncio.sleep(limit_s or 0.0)
-            return set()
-        done, _ = await asyncio.wait(self._tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        return done
+            return []
+        await asyncio.wait(self._tasks.values(), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        return [about for about, task in self._tasks.items() if task.done()]
 
     def _begin(self, about: int, work: Coroutine[Any, Any, Said]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks[task] = about
-        if about >= 0:
-            self._runs[about] = task
+        self._tasks[about] = asyncio.get_running_loop().create_task(work)
 
     def _carry_out(self, instructions: list[Instruction]) -> None:
         for one in instructions:
             match one:
                 case StartWorker(worker):
                     self._begin(worker, self._start(worker))
-                case Run(worker, index, _):
-                    self._begin(worker, self._run(worker, index, one.attempt))
+                case Run(worker, index, attempt):
+                    self._begin(worker, self._run(worker, index, attempt))
                 case EndWorker(worker):
-                    if (task := self._runs.pop(worker, None)) is not None:
-                        del self._tasks[task]
+                    if (task := self._tasks.pop(worker, None)) is not None:
                         task.cancel()
                     if (ended := self._workers.pop(worker, None)) is not None:
                         self._kill(ended.sandbox_id)
@@ -319,10 +314,10 @@ class Batch:
             raise
 
     async def _end_all(self) -> None:
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks.values())
         for worker in self._workers.values():
             self._kill(worker.sandbox_id)
         if self._kills:
