@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import raybox
 from raybox_actors.contexts import TimeoutPolicy
+from raybox_actors.errors import BadRequest
 from raybox_actors.isolation.policy import FIRST_HOST_ID, IDS_PER_SANDBOX
-from tests.actors.driving import inside, namespace_of
+from raybox_actors.session import Session
+from raybox_actors.values import ItemOutcome, ItemRequest
+from tests.actors.driving import inside, namespace_of, parse
 from tests.security.conftest import Attacker, OpenAttacker, OpenSession
 from tests.support.components import parent
 from tests.support.pool import RunningPool
@@ -241,3 +246,68 @@ len(found)
         execution = attacker.sandbox.run_code(code, context=context)
         assert execution.error is None, execution.error
         assert execution.text == "0"
+
+
+#: Prints, sorted, the secrets in all memory of this process that can be read; its own pattern is none.
+SEARCH = """
+import json, os, re
+found = set()
+memory = os.open('/proc/self/mem', os.O_RDONLY)
+for line in open('/proc/self/maps'):
+    span, rights, *_ = line.split()
+    first, last = (int(end, 16) for end in span.split('-'))
+    if rights.startswith('r') and last - first < 1 << 30 and '[v' not in line:
+        try:
+            found.update(re.findall(b'raybox' + b'-secret-[a-z]+-[0-9a-f]{32}', os.pread(memory, last - first, first)))
+        except OSError:
+            pass
+print(json.dumps(sorted(secret.decode() for secret in found)))
+"""
+
+
+async def _item(session: Session, kind: str, secrets_of: dict[str, str]) -> ItemOutcome:
+    """One that has secrets in all that can be given to it, and looks for everybody's."""
+    code = f"{SEARCH}# {secrets_of['code']}"
+    if kind == "cell":
+        return await session.run_item(ItemRequest(secrets_of["id"], code, "cell", env_vars={"S": secrets_of["env"]}))
+    if kind == "heavy":
+        code += "\nimport numpy"
+    name = secrets_of["name"]
+    item = ItemRequest(
+        secrets_of["id"],
+        f"{code}\ninput(), open({name!r}).read()",
+        "program",
+        stdin=secrets_of["stdin"].encode() + b"\n",
+        files={name: secrets_of["file"].encode()},
+        env_vars={"S": secrets_of["env"]},
+        fetch=(name,),
+    )
+    return await session.run_item(item)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["cell", "lean", "heavy"])
+async def test_items_of_other_sandboxes_are_in_no_item_s_memory(session: OpenSession, kind: str) -> None:
+    """Every item is a fork of a zygote, which is asked for each of them; programs have one of their own, too."""
+    one, two = await session(), await session()
+    for number in range(6):
+        parts = ("code", "env", "stdin", "file", "name", "id")
+        own = {part: f"raybox-secret-{part}-{secrets.token_hex(16)}" for part in parts}
+        outcome = await _item((one, two)[number % 2].session, kind, own)
+        assert outcome.status == "ok", outcome.lines
+        events: list[dict[str, Any]] = parse(outcome.lines)
+        found = set(json.loads("".join(event["text"] for event in events if event["type"] == "stdout")))
+        assert own["env"] in found  # what is there is found
+        assert found <= set(own.values())
+
+
+@pytest.mark.anyio
+async def test_what_a_kernel_could_not_start_with_is_in_nobody_s_memory(session: OpenSession) -> None:
+    """Why a process cannot enter its sandbox is told by way of the zygote."""
+    one, two = await session(), await session()
+    for _ in range(6):
+        with pytest.raises(BadRequest):
+            await one.session.create_context("python", f"/raybox-secret-cwd-{secrets.token_hex(16)}")
+    context = await two.session.create_context("python", None)
+    cell = await two.run(SEARCH, context_id=context.context_id)
+    assert json.loads(cell.text()) == []
