@@ -305,9 +305,10 @@ async def test_items_of_other_sandboxes_are_in_no_item_s_memory(session: OpenSes
 async def test_what_a_kernel_could_not_start_with_is_in_nobody_s_memory(session: OpenSession) -> None:
     """Why a process cannot enter its sandbox is told by way of the zygote."""
     one, two = await session(), await session()
-    for _ in range(6):
+    for number in range(24):  # short and long, for memory is used again by size
+        folder = f"/raybox-secret-cwd-{secrets.token_hex(16)}" * (1 + number)
         with pytest.raises(BadRequest):
-            await one.session.create_context("python", f"/raybox-secret-cwd-{secrets.token_hex(16)}")
+            await one.session.create_context("python", folder)
     context = await two.session.create_context("python", None)
     cell = await two.run(SEARCH, context_id=context.context_id)
     assert json.loads(cell.text()) == []

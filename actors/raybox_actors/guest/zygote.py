@@ -16,7 +16,8 @@ stdout, stderr, once `"files": {path: text}` are written. `{"op": "agent", "vari
 agent (agent.py), with its control socket, its listening socket and a log in these places. `{"op": "resize",
 "size_bytes": n}` sets the quota of the sandbox's files, and ends with its stdin. `{"op": "program", ...}` runs a
 program (program.py), with stdin, stdout, stderr in these places. Answers: `{"pid": n}` or `{"error": text}`, later
-`{"status": n}`, n as of os.waitstatus_to_exitcode.
+`{"status": n}`, n as of os.waitstatus_to_exitcode; or `{"refused": true}` with a descriptor, from which one reads why
+the child cannot be inside: that may name what is the sandbox's own.
 
 After these four descriptors comes the user namespace, then `joins` entrances of the sandbox's cgroups. With
 `has_bundle` comes one with what a program consists of. With `has_gate` one more follows: the child waits until a byte
@@ -40,6 +41,7 @@ import signal
 import socket
 import sys
 import tempfile
+import termios
 import traceback
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -206,12 +208,14 @@ class Zygote:
 
     def hear(self, birth: Birth) -> None:
         """A word of a child on its way in."""
-        words = os.read(birth.told, 4096)
+        said = bool(int.from_bytes(fcntl.ioctl(birth.told, termios.FIONREAD, bytes(4)), sys.byteorder))
         self.selector.unregister(birth.told)
-        os.close(birth.told)
         del self.births[birth.pid]
-        if words:
-            say(birth.connection, {"error": words.decode(errors="replace")})
+        if said:
+            with contextlib.suppress(OSError):
+                socket.send_fds(birth.connection, [b'{"refused": true}'], [birth.told])
+        os.close(birth.told)
+        if said:
             birth.connection.close()
             return
         say(birth.connection, {"pid": birth.pid})

@@ -33,7 +33,8 @@ class Child:
         if self.pidfd >= 0:
             await wait_readable(self.pidfd)
         with contextlib.suppress(OSError, ValueError, TimeoutError):
-            return int(json.loads(await receive(self.connection, 1.0))["status"])
+            said, _ = await receive(self.connection, 1.0)
+            return int(json.loads(said)["status"])
         return None
 
     async def wait(self) -> str:
@@ -77,7 +78,10 @@ class ZygoteClient:
                 connection.sendmsg([json.dumps(words).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
             finally:
                 os.close(particulars)
-            answer = json.loads(await receive(connection, ANSWER_LIMIT_S))
+            said, why = await receive(connection, ANSWER_LIMIT_S)
+            answer = json.loads(said)
+            if "refused" in answer:
+                raise KernelFailed(why or "it did not come inside the walls")
             if "error" in answer:
                 raise KernelFailed(str(answer["error"]))
             pid = int(answer["pid"])
@@ -143,14 +147,27 @@ async def wait_readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-async def receive(connection: socket.socket, limit_s: float) -> bytes:
+async def receive(connection: socket.socket, limit_s: float) -> tuple[bytes, str]:
+    """A packet, and the words that can be read from the descriptor that came with it."""
     async with asyncio.timeout(limit_s):
         while True:
             try:
-                data = connection.recv(MAX_ANSWER_BYTES)
+                data, fds, _, _ = socket.recv_fds(connection, MAX_ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 await wait_readable(connection.fileno())
                 continue
+            words = "".join(map(_words, fds))
             if not data:
                 raise ConnectionResetError("the zygote hung up")
-            return data
+            return data, words
+
+
+def _words(fd: int) -> str:
+    """All that is said already. Closes it."""
+    try:
+        os.set_blocking(fd, False)
+        return os.read(fd, MAX_ANSWER_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
