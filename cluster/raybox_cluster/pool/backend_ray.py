@@ -262,6 +262,8 @@ class RayBackend:
         return None
 
     async def _look(self, limit: int) -> list[str] | None:
+        if not ray.is_initialized():  # this process has left its cluster; a call would make Ray start one
+            return None
         name = manager_name(self._config)
         try:
             manager = await self._handle(name)
