@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -85,10 +86,8 @@ async def _run_cell(item: ItemRequest, place: Place, around: Surroundings, execu
     if item.files or item.stdin or item.fetch:
         raise BadRequest("files and stdin are for items of the kind program")
     language = normal_language(item.language)
-    make: KernelFactory
-    if language == "python":
-        make = lambda: ForkedKernel(place, HOME)  # noqa: E731
-    else:
+    make: KernelFactory = partial(ForkedKernel, place, HOME)
+    if language != "python":
         installed = {name: one for name, one in around.languages.items() if one.protocol == "frames"}
         if kernel_language(language) in around.languages.keys() - installed.keys():
             raise BadRequest(f"cells of {language} cannot be items; its programs can (kind program)")

@@ -181,7 +181,7 @@ def _longer(request: Request, wait_s: float) -> Request:
 def create_many(config: ConnectionConfig, count: int, deadline_s: float, create: Request) -> Request:
     """create: the request that would make one by itself. The server waits for as long as deadline_s, and so does the
     request; it is not repeated by itself, since that would be another deadline."""
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise InvalidArgumentException(f"n must be a whole number of sandboxes, at least 1, got {count!r}")
     wait_s = seconds(deadline_s, None, "deadline_s") or 0.0
     payload = {"count": count, "deadline_s": wait_s, "create": create.payload}

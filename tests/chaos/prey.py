@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -62,15 +61,8 @@ class Prey:
         return {pid: mark for pid, mark in wall_marks().items() if mark.startswith(f"{self.name}:")}
 
     def _zygotes(self) -> list[Process]:
-        own = Path("/proc/self/ns/mnt").readlink()
-        found = []
-        for one in cli_processes.everything():
-            line = components.command_line(one.pid)
-            with contextlib.suppress(OSError):
-                ours = f"/{self.name}/" in line and "zygote.sock" in line
-                if ours and Path(f"/proc/{one.pid}/ns/mnt").readlink() == own:
-                    found.append(one)
-        return found
+        named = [one for one in cli_processes.everything() if f"/{self.name}/" in components.command_line(one.pid)]
+        return [one for one in named if components.is_zygote(one.pid)]
 
     def _strike_node(self, node_id: str, *, whole: bool) -> str:
         raylet = self._cluster.raylet_pid(node_id)

@@ -76,7 +76,7 @@ async def test_several_that_could_not_be_had_raise_with_a_report(connect: Any, p
     with pytest.raises(raybox.GangException) as caught:
         await done(pool.create_many(2))
     assert (caught.value.kind, caught.value.report) == ("limit", ())
-    for wrong in (0, -1, 1.5, "2"):
+    for wrong in (0, -1, 1.5, "2", True):
         with pytest.raises(raybox.InvalidArgumentException, match="n must be a whole number"):
             await done(pool.create_many(wrong))
     assert len(player.seen) == 2

@@ -30,12 +30,17 @@ def pid_of(pool: RunningPool, title: str) -> int:
 
 
 def zygote_pid(pool: RunningPool) -> int:
+    found = [one.pid for one in processes_of(pool) if is_zygote(one.pid)]
+    assert found, "no zygote"
+    return found[0]
+
+
+def is_zygote(pid: int) -> bool:
     """Kernels have its command line too, but live in other namespaces."""
-    own = Path("/proc/self/ns/mnt").readlink()
-    for one in processes_of(pool):
-        if "zygote.sock" in command_line(one.pid) and Path(f"/proc/{one.pid}/ns/mnt").readlink() == own:
-            return one.pid
-    raise AssertionError("no zygote")
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/ns/mnt").readlink()
+        return "zygote.sock" in command_line(pid) and Path(f"/proc/{pid}/ns/mnt").readlink() == own
+    return False
 
 
 def host_slot_of(sandbox_id: str) -> int:
