@@ -68,6 +68,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    ItemsDone,
     Lease,
     LogEntry,
     ResourceUsage,
@@ -325,10 +326,14 @@ class SandboxActor:
             self._watch_busy()
         return batch
 
-    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
-        """Session.run_item of the current sandbox: one call for the item and for its traces' end."""
+    async def run_items(self, sandbox_id: str, items: tuple[ItemRequest, ...], within_s: float | None) -> ItemsDone:
+        """Session.run_items of the current sandbox: one call for the items and for their traces' end."""
         self._watch_busy()
-        return await self._running(sandbox_id).run_item(item)
+        return await self._running(sandbox_id).run_items(items, within_s)
+
+    async def item_end(self, sandbox_id: str) -> ItemOutcome:
+        """Session.item_end of the current sandbox."""
+        return await self._running(sandbox_id).item_end()
 
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         return await self._running(sandbox_id).poll(execution_id, after_seq, wait_s)

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +37,15 @@ from raybox_actors.kernels.zygote_client import ZygoteClient, wait_readable
 from raybox_actors.metering import SAMPLE_INTERVAL_S, Meter
 from raybox_actors.network.egress import Egress, EgressHost
 from raybox_actors.network.rules import NetworkRequest
-from raybox_actors.values import ContextInfo, EventBatch, ExecuteRequest, ItemOutcome, ItemRequest, ResourceUsage
+from raybox_actors.values import (
+    ContextInfo,
+    EventBatch,
+    ExecuteRequest,
+    ItemOutcome,
+    ItemRequest,
+    ItemsDone,
+    ResourceUsage,
+)
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -96,7 +104,8 @@ class Session:
         self._contexts: dict[str, Context] = {}
         self._default: dict[str, Context] = {}
         self._default_turn = asyncio.Lock()
-        self._item_turn = asyncio.Lock()
+        self._items_turn = asyncio.Lock()
+        self._item: asyncio.Task[ItemOutcome] | None = None  #: the last one that began
         self._egress: Egress | None = None
         self._log = ExecutionLog()
         self._starting = 0  #: contexts that are being created
@@ -350,20 +359,55 @@ class Session:
             error = execution.fault.kind if execution.fault is not None else execution.failed and execution.failed.name
             self.on_event("execution ended", facts | ({"error": error} if error else {}))
 
-    async def run_item(self, item: ItemRequest) -> ItemOutcome:
-        """Run an item of a batch (items.run_item). The first one makes the sandbox one of items: its contexts end.
+    async def run_items(self, items: Sequence[ItemRequest], within_s: float | None = None) -> ItemsDone:
+        """Run items of a batch, one after the other (items.run_item). The first makes the sandbox one of items: its
+        contexts end. After `within_s` no other is begun, and this returns, though one may go on (`item_end`); so it
+        does after one that could not be run, or left something.
 
-        Raises LimitReached (one is running), BadRequest, InternalError, or what `close` was given. Cancellation leaves
-        the sandbox fit for nothing but its end.
+        Raises LimitReached (one is running), or what `close` was given. Cancellation leaves the sandbox fit for nothing
+        but its end.
         """
-        if self._item_turn.locked():
+        if self._items_turn.locked() or self._runs_item:
             raise LimitReached("the sandbox runs an item already; it takes one at a time")
-        async with self._item_turn:
+        async with self._items_turn:
             await self.parked()
             for context_id in list(self._contexts):
                 await self.remove_context(context_id)
             around = Surroundings(self._place, self.options.languages, self._ends, self._oom_kills)
-            return await self._owned(run_item(item, around))
+            loop = asyncio.get_running_loop()
+            until_s = None if within_s is None else loop.time() + within_s
+            ends: list[ItemOutcome | Exception] = []
+            for item in items:
+                if self._closing:
+                    raise self._gone()
+                self._item = self._spawn(run_item(item, around))
+                try:
+                    await asyncio.wait({self._item}, timeout=None if until_s is None else max(0, until_s - loop.time()))
+                except asyncio.CancelledError:
+                    self._item.cancel()
+                    raise
+                if self._runs_item:
+                    return ItemsDone(tuple(ends), running=True)
+                try:
+                    ends.append(await self.item_end())
+                except (BadRequest, InternalError) as error:
+                    ends.append(error.with_traceback(None))
+                end = ends[-1]
+                goes_on = end.clean if isinstance(end, ItemOutcome) else isinstance(end, BadRequest)
+                if not goes_on or (until_s is not None and loop.time() >= until_s):
+                    break
+            return ItemsDone(tuple(ends))
+
+    async def item_end(self) -> ItemOutcome:
+        """What came of the item that began last, once it has ended. Raises BadRequest, InternalError, NotFound (none
+        ever began), or what `close` was given."""
+        if self._item is None:
+            raise NotFound("item", "")
+        return await self._outcome(asyncio.shield(self._item))
+
+    @property
+    def _runs_item(self) -> bool:
+        return self._item is not None and not self._item.done()
 
     async def poll(self, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         """Raises NotFound for an execution that never was, ExecutionForgotten for one that is no longer held, and
@@ -383,7 +427,7 @@ class Session:
 
     @property
     def executions_running(self) -> int:
-        return len(self._log.running()) + self._item_turn.locked()
+        return len(self._log.running()) + (self._items_turn.locked() or self._runs_item)
 
     # ---- contexts ----
 

@@ -222,6 +222,15 @@ class ItemOutcome:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ItemsDone:
+    """Of items that were given together, in their order. `ends`: of those that ended, the last one perhaps with a
+    RayboxError: then it could not be run. running: the next one goes on. Those behind it have not begun."""
+
+    ends: tuple[ItemOutcome | Exception, ...]
+    running: bool = False
+
+
 #: State of a slot (one sandbox actor), as its lifecycle machine names it.
 SlotState = Literal["idle", "preparing", "warm", "starting", "running", "paused", "destroying", "stopped"]
 

@@ -19,8 +19,8 @@ ItemStatus = Literal["ok", "error", "timeout", "oom", "invalid", "deadline", "in
 
 #: Items that are on their way before the server has said how many it runs at once.
 FIRST_WINDOW = 16
-#: Beyond what runs: so many more may be on their way for each of them.
-WINDOW_FACTOR, WINDOW_MORE = 2, 16
+#: So many may be on their way for each that runs, and so many more: a server gives a sandbox up to four at once.
+WINDOW_FACTOR, WINDOW_MORE = 8, 16
 #: Servers say something every few seconds.
 IDLE_S = 60.0
 

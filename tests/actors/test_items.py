@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raybox_actors.errors import BadRequest, InternalError, LimitReached
+from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, SandboxLost
 from raybox_actors.items import MAX_FETCHED_BYTES, fetched, needs_standard_library_only
 from raybox_actors.values import ITEM_OUTPUT_BYTES, ItemOutcome, ItemRequest
 from tests.actors.driving import Driver, eventually, parse
@@ -28,7 +29,10 @@ class Items:
         self.session = driver.session
 
     async def run(self, code: str, **fields: Any) -> ItemOutcome:
-        return await self.session.run_item(ItemRequest(f"i{next(_numbers)}", code, **fields))
+        (end,) = (await self.session.run_items([ItemRequest(f"i{next(_numbers)}", code, **fields)])).ends
+        if isinstance(end, Exception):
+            raise end
+        return end
 
     async def program(self, code: str, **fields: Any) -> ItemOutcome:
         return await self.run(code, kind="program", **fields)
@@ -291,3 +295,47 @@ def test_what_a_program_left_is_not_trusted(left: bytes, files: dict[str, bytes]
         bundle.write(left)
         bundle.flush()
         assert fetched(bundle.fileno(), ("a",)) == files
+
+
+async def test_items_that_come_together_end_in_order_until_one_takes_long(session: OpenSession) -> None:
+    driver = await session()
+    codes = ["print(1)", "print(2)", "import time; time.sleep(1); print(3)", "print(4)"]
+    together = [ItemRequest(f"t{next(_numbers)}", code, "program") for code in codes]
+    done = await driver.session.run_items(together[:2], 60.0)
+    assert [text(end) for end in done.ends if isinstance(end, ItemOutcome)] == ["1\n", "2\n"]
+    assert not done.running
+    done = await driver.session.run_items(together, 0.5)
+    assert done.running
+    assert len(done.ends) == 2
+    assert driver.session.executions_running == 1
+    with pytest.raises(LimitReached):
+        await driver.session.run_items(together[:1])
+    assert text(await driver.session.item_end()) == "3\n"
+    assert text(await driver.session.item_end()) == "3\n", "as often as one likes"
+    assert driver.session.executions_running == 0
+    (end,) = (await driver.session.run_items(together[3:])).ends
+    assert isinstance(end, ItemOutcome)
+    assert text(end) == "4\n"
+
+
+async def test_of_items_that_come_together_one_cannot_be_run(session: OpenSession) -> None:
+    driver = await session()
+    with pytest.raises(NotFound):
+        await driver.session.item_end()
+    together = [
+        ItemRequest(f"t{next(_numbers)}", "print(1)", "program", language) for language in ("python", "cobol", "bash")
+    ]
+    first, second, _ = (await driver.session.run_items(together)).ends
+    assert isinstance(first, ItemOutcome)
+    assert isinstance(second, BadRequest)
+
+
+async def test_the_end_of_the_sandbox_ends_items_that_came_together(session: OpenSession) -> None:
+    driver = await session()
+    together = [ItemRequest(f"t{next(_numbers)}", "import time; time.sleep(60)", "program")] * 2
+    assert (await driver.session.run_items(together, 0.2)).running
+    ending = asyncio.ensure_future(driver.session.item_end())
+    await asyncio.sleep(0)
+    await driver.session.close(SandboxLost("s", "killed"))
+    with pytest.raises(SandboxLost):
+        await ending

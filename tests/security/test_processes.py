@@ -269,7 +269,7 @@ async def _item(session: Session, kind: str, secrets_of: dict[str, str]) -> Item
     """One that has secrets in all that can be given to it, and looks for everybody's."""
     code = f"{SEARCH}# {secrets_of['code']}"
     if kind == "cell":
-        return await session.run_item(ItemRequest(secrets_of["id"], code, "cell", env_vars={"S": secrets_of["env"]}))
+        return await _end(session, ItemRequest(secrets_of["id"], code, "cell", env_vars={"S": secrets_of["env"]}))
     if kind == "heavy":
         code += "\nimport numpy"
     name = secrets_of["name"]
@@ -282,7 +282,13 @@ async def _item(session: Session, kind: str, secrets_of: dict[str, str]) -> Item
         env_vars={"S": secrets_of["env"]},
         fetch=(name,),
     )
-    return await session.run_item(item)
+    return await _end(session, item)
+
+
+async def _end(session: Session, item: ItemRequest) -> ItemOutcome:
+    (end,) = (await session.run_items([item])).ends
+    assert isinstance(end, ItemOutcome)
+    return end
 
 
 @pytest.mark.anyio

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from raybox_actors.errors import (
     BadRequest,
@@ -30,11 +30,14 @@ from .holding import LEASE_S, RENEW_S, Hold
 from .schedule import MASKED, Emit, EndWorker, Instruction, Rules, Run, Schedule, StartWorker, Status
 
 logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 #: How often it is looked which sandboxes are to be renewed.
 LOOK_S = 1.0
 #: What an item may take beyond its own time until its sandbox is given up.
 GRACE_S = 30.0
+#: So long items that were given together hold each other up: then those that have not begun are given to others.
+TOGETHER_LIMIT_S = 0.5
 #: Pause before the next attempt to start a sandbox, where the pool does not say.
 PAUSE_S = 0.5
 #: While items in hand are that large together, no more are taken, however many sandboxes are free.
@@ -162,8 +165,8 @@ class Batch:
             match one:
                 case StartWorker(worker):
                     self._begin(worker, self._start(worker))
-                case Run(worker, index, attempt):
-                    self._begin(worker, self._run(worker, index, attempt))
+                case Run(worker, indices, attempt):
+                    self._begin(worker, self._run(worker, indices, attempt))
                 case EndWorker(worker):
                     if (task := self._tasks.pop(worker, None)) is not None:
                         task.cancel()
@@ -219,40 +222,84 @@ class Batch:
             raise
         return Hold(info.sandbox_id, time.monotonic())
 
-    async def _run(self, worker: int, index: int, attempt: int) -> Said:
-        held = self._held[index]
-        request = held.entry.request
-        assert request is not None
-        reusable = True
+    async def _run(self, worker: int, indices: tuple[int, ...], attempt: int) -> Said:
+        asked = tuple(self._asked(index, attempt) for index in indices)
+        within_s = TOGETHER_LIMIT_S if len(asked) > 1 else None
+        limit_s = (within_s or asked[0].timeout_s) + GRACE_S
         try:
-            hold = await self._hold_of(worker)
-            asked = replace(request, execution_id=f"{request.execution_id}-{attempt}")
-            hold.idle_since_s = None
-            try:
-                async with asyncio.timeout(request.timeout_s + GRACE_S):
-                    outcome = await self._backend.run_item(hold.sandbox_id, asked)
-            finally:
-                hold.idle_since_s = time.monotonic()
-            held.result = Result(index, held.entry.name, outcome.status, attempt, outcome)
-            reusable = outcome.clean
-        except BadRequest as error:
-            held.result = Result(index, held.entry.name, "invalid", attempt, None, error)
-        except SandboxLost as error:
-            if error.cause == "oom":
-                held.result = Result(index, held.entry.name, "oom", attempt, None, error)
-                reusable = False
-            else:
-                held.fault = error
-        except RayboxError as error:
-            held.fault = error
-        except TimeoutError:
-            held.fault = InternalError("the sandbox did not answer in time")
+            done = await self._using(worker, limit_s, lambda sandbox: self._backend.run_items(sandbox, asked, within_s))
         except Exception as error:
-            logger.exception("item %d", index)
-            held.fault = InternalError(f"the item could not be run: {type(error).__name__}")
-        if held.result is None:
-            return partial(self._schedule.faulted, worker)
-        return partial(self._schedule.finished, worker, reusable)
+            return self._failed(worker, indices, attempt, error)
+        results = [self._take(index, attempt, end) for index, end in zip(indices, done.ends, strict=False)]
+        reusable = all(not isinstance(end, ItemOutcome) or end.clean for end in done.ends)
+
+        def said(now_s: float) -> list[Instruction]:
+            ended, begun = sum(results), len(results) + done.running
+            said = self._schedule.advanced(worker, ended, begun, now_s)
+            if done.running:
+                self._begin(worker, self._await(worker, indices[ended], attempt))
+                return said
+            if not all(results):
+                return said + self._schedule.faulted(worker, now_s)
+            return said + self._schedule.finished(worker, reusable, now_s)
+
+        return said
+
+    async def _await(self, worker: int, index: int, attempt: int) -> Said:
+        """The end of an item that takes longer than those that were given together may."""
+        limit_s = self._asked(index, attempt).timeout_s + GRACE_S
+        try:
+            end = await self._using(worker, limit_s, self._backend.item_end)
+        except Exception as error:
+            return self._failed(worker, (index,), attempt, error)
+        self._take(index, attempt, end)
+        return partial(self._schedule.finished, worker, end.clean)
+
+    def _asked(self, index: int, attempt: int) -> ItemRequest:
+        request = self._held[index].entry.request
+        assert request is not None
+        return replace(request, execution_id=f"{request.execution_id}-{attempt}")
+
+    async def _using(self, worker: int, limit_s: float, call: Callable[[str], Awaitable[Answer]]) -> Answer:
+        """What the worker's sandbox answers, which is not idle meanwhile. Raises InternalError after `limit_s`."""
+        hold = await self._hold_of(worker)
+        hold.idle_since_s = None
+        try:
+            async with asyncio.timeout(limit_s):
+                return await call(hold.sandbox_id)
+        except TimeoutError:
+            raise InternalError("the sandbox did not answer in time") from None
+        finally:
+            hold.idle_since_s = time.monotonic()
+
+    def _failed(self, worker: int, indices: tuple[int, ...], attempt: int, error: Exception) -> Said:
+        """There is no end of these items. Alone, one may be to blame for that itself."""
+        if len(indices) == 1 and self._take(indices[0], attempt, error):
+            return partial(self._schedule.finished, worker, isinstance(error, BadRequest))
+        for index in indices:
+            self._held[index].fault = self._fault(index, error)
+        return partial(self._schedule.faulted, worker)
+
+    def _take(self, index: int, attempt: int, end: ItemOutcome | Exception) -> bool:
+        """Whether this is a result."""
+        held = self._held[index]
+        match end:
+            case ItemOutcome():
+                held.result = Result(index, held.entry.name, end.status, attempt, end)
+            case BadRequest():
+                held.result = Result(index, held.entry.name, "invalid", attempt, None, end)
+            case SandboxLost(cause="oom"):
+                held.result = Result(index, held.entry.name, "oom", attempt, None, end)
+            case _:
+                held.fault = self._fault(index, end)
+        return held.result is not None
+
+    @staticmethod
+    def _fault(index: int, error: Exception) -> RayboxError:
+        if isinstance(error, RayboxError):
+            return error
+        logger.error("item %d", index, exc_info=error)
+        return InternalError(f"the item could not be run: {type(error).__name__}")
 
     async def _hold_of(self, worker: int) -> Hold:
         """Its sandbox; another one, if nothing was to do for long and its time is up."""

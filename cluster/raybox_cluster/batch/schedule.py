@@ -18,6 +18,11 @@ Status = Literal[ItemStatus, "invalid", "deadline", "infrastructure"]
 MASKED: frozenset[Status] = frozenset(("deadline", "infrastructure"))
 
 STARVED_S = 60.0
+#: A sandbox is given so many items together, if they are done within about this time: a call costs more than a small
+#: program.
+TOGETHER_MOST, TOGETHER_S = 4, 0.2
+#: Of the pace at which items are done, what the last of them count for.
+PACE_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,12 @@ class EndWorker:
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """Items, one after the other. More than one only at their first attempt: what takes its sandbox along takes the
+    others along once."""
+
     worker: int
-    index: int
-    attempt: int  #: from 1 on
+    indices: tuple[int, ...]
+    attempt: int  #: of each, from 1 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,9 @@ class Schedule:
     _attempts: dict[int, int] = field(default_factory=dict)  #: of the items in hand, those under way included
     _starting: set[int] = field(default_factory=set)
     _idle: list[int] = field(default_factory=list)
-    _busy: dict[int, int] = field(default_factory=dict)
+    _busy: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _begun_at_s: dict[int, float] = field(default_factory=dict)  #: of busy workers
+    _pace_s: float | None = None  #: what an item takes, of late
     _next_worker: int = 0
     _ended: bool = False
     _grows_at_s: float = 0.0
@@ -77,7 +87,7 @@ class Schedule:
     @property
     def wants_item(self) -> bool:
         """Whether to take in another one: no more than can be begun, so that who gives them is held up."""
-        return not self._ended and len(self._waiting) < self.rules.max_in_flight
+        return not self._ended and len(self._waiting) < self.rules.max_in_flight * self._together
 
     @property
     def over(self) -> bool:
@@ -122,10 +132,24 @@ class Schedule:
         self._waiting.clear()
         return [self._emit(index, "infrastructure") for index in given_up]
 
+    def advanced(self, worker: int, ended: int, begun: int, now_s: float) -> list[Instruction]:
+        """Of its items the first `ended` have a result, and those from number `begun` on did not begin: they are given
+        to whoever is free. The worker stays busy, with those in between, until it is `finished` or `faulted`."""
+        indices = self._busy[worker]
+        self._keep_pace(worker, ended, now_s)
+        self._busy[worker], self._begun_at_s[worker] = indices[ended:begun], now_s
+        for index in indices[begun:]:
+            self._attempts[index] -= 1
+        self._waiting.extendleft(reversed(indices[begun:]))
+        said: list[Instruction] = [self._emit(index, None) for index in indices[:ended]]
+        return said + self.look(now_s)
+
     def finished(self, worker: int, reusable: bool, now_s: float) -> list[Instruction]:
-        """Its item has a result. reusable: the sandbox can take another one."""
-        index = self._busy.pop(worker)
-        said: list[Instruction] = [self._emit(index, None)]
+        """All its items have a result. reusable: the sandbox can take others."""
+        if indices := self._busy.pop(worker):
+            self._keep_pace(worker, len(indices), now_s)
+        self._begun_at_s.pop(worker)
+        said: list[Instruction] = [self._emit(index, None) for index in indices]
         if reusable and not self.rules.fresh:
             self._idle.append(worker)
         else:
@@ -133,13 +157,14 @@ class Schedule:
         return said + self.look(now_s) + self._spare()
 
     def faulted(self, worker: int, now_s: float) -> list[Instruction]:
-        """Its sandbox failed its item, for no fault of the item's."""
-        index = self._busy.pop(worker)
+        """Its sandbox failed its items, for no fault of theirs."""
         said: list[Instruction] = [EndWorker(worker)]
-        if self._attempts[index] < self.rules.max_attempts:
-            self._waiting.appendleft(index)
-        else:
-            said.append(self._emit(index, "infrastructure"))
+        del self._begun_at_s[worker]
+        for index in reversed(self._busy.pop(worker)):
+            if self._attempts[index] < self.rules.max_attempts:
+                self._waiting.appendleft(index)
+            else:
+                said.append(self._emit(index, "infrastructure"))
         return said + self.look(now_s) + self._spare()
 
     def time_is_up(self) -> list[Instruction]:
@@ -149,6 +174,7 @@ class Schedule:
         said += [self._emit(index, "deadline") for index in list(self._attempts)]
         self._waiting.clear()
         self._busy.clear()
+        self._begun_at_s.clear()
         self._idle.clear()
         self._starting.clear()
         return said
@@ -157,18 +183,44 @@ class Schedule:
         """Put items that wait on sandboxes that are free; want more of them if there are too few."""
         said: list[Instruction] = []
         while self._waiting and self._idle:
-            worker, index = self._idle.pop(), self._waiting.popleft()
-            self._busy[worker] = index
-            self._attempts[index] += 1
-            said.append(Run(worker, index, self._attempts[index]))
+            indices = self._next()
+            worker = self._idle.pop()
+            self._busy[worker], self._begun_at_s[worker] = indices, now_s
+            for index in indices:
+                self._attempts[index] += 1
+            said.append(Run(worker, indices, self._attempts[indices[0]]))
         while self._short() and now_s >= self._grows_at_s:
             said.append(StartWorker(self._next_worker))
             self._starting.add(self._next_worker)
             self._next_worker += 1
         return said
 
+    @property
+    def _workers(self) -> int:
+        return len(self._starting) + len(self._idle) + len(self._busy)
+
+    @property
+    def _together(self) -> int:
+        """How many items a sandbox may be given together, going by their pace."""
+        if self._pace_s is None or self.rules.fresh or self.rules.max_attempts == 1:
+            return 1
+        return max(1, min(TOGETHER_MOST, int(TOGETHER_S / max(self._pace_s, 1e-6))))
+
+    def _next(self) -> tuple[int, ...]:
+        """What a free worker is given: as many as are its share of what waits."""
+        most = min(self._together, -(-len(self._waiting) // self._workers))
+        indices = [self._waiting.popleft()]
+        while len(indices) < most and not self._attempts[indices[0]] and not self._attempts[self._waiting[0]]:
+            indices.append(self._waiting.popleft())
+        return tuple(indices)
+
+    def _keep_pace(self, worker: int, ended: int, now_s: float) -> None:
+        took_s = (now_s - self._begun_at_s[worker]) / max(ended, 1)
+        before_s = took_s if self._pace_s is None else self._pace_s
+        self._pace_s = before_s + PACE_SHARE * (took_s - before_s)
+
     def _short(self) -> bool:
-        workers = len(self._starting) + len(self._idle) + len(self._busy)
+        workers = self._workers
         starting_most = min(len(self._waiting), self.rules.starts_at_once)
         return len(self._starting) < starting_most and workers < self.rules.max_in_flight
 

@@ -12,6 +12,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    ItemsDone,
     LeaseOwner,
     LogEntry,
     PoolCapacity,
@@ -69,9 +70,14 @@ class Backend(Protocol):
         is listening, and that what came before `after_seq` has arrived. Idempotent."""
         ...
 
-    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
-        """Run an item of a batch, end all that it left, and tell what came of it. For sandboxes of batches alone:
-        whatever else there is in one ends. BadRequest for an item that cannot mean anything."""
+    async def run_items(self, sandbox_id: str, items: tuple[ItemRequest, ...], within_s: float | None) -> ItemsDone:
+        """Run items of a batch one after the other, end all that each left, and tell what came of them. For sandboxes
+        of batches alone: whatever else there is in one ends. After `within_s` no other is begun, and one that goes on
+        is left to `item_end`. BadRequest, as an end, for an item that cannot mean anything."""
+        ...
+
+    async def item_end(self, sandbox_id: str) -> ItemOutcome:
+        """What came of the item that went on when `run_items` returned, once it has ended."""
         ...
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:

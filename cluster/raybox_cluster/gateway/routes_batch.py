@@ -32,9 +32,9 @@ from .wire import KEEPALIVE_LINE
 
 logger = logging.getLogger(__name__)
 
-#: Items, and bytes of them, that are read before they can be begun: while there is room, a client who leaves is
-#: noticed at once.
-READ_AHEAD = 64
+#: Items, for each that may run and beside that, and bytes of them, that are read before they can be begun: while there
+#: is room, a client who leaves is noticed at once.
+AHEAD_OF_EACH, READ_AHEAD = 8, 64
 READ_AHEAD_BYTES = 32 * 1024 * 1024
 #: If the caller does not say: half of the pool, and no more than this.
 DEFAULT_IN_FLIGHT = 64
@@ -82,7 +82,7 @@ class _Answer(Response):
             self._backend,
             create,
             Rules(in_flight, fresh=options.fresh),
-            body.items(options, 2 * in_flight + READ_AHEAD),
+            body.items(options, AHEAD_OF_EACH * in_flight + READ_AHEAD),
             deadline_s=options.deadline_s,
             lingering=self._lingering,
         )

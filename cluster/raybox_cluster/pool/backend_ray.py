@@ -33,6 +33,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    ItemsDone,
     LeaseOwner,
     LogEntry,
     PoolCapacity,
@@ -162,8 +163,11 @@ class RayBackend:
     async def poll(self, sandbox_id: str, execution_id: str, after_seq: int, wait_s: float) -> EventBatch:
         return cast(EventBatch, await self._call("poll", sandbox_id, execution_id, after_seq, wait_s))
 
-    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
-        return cast(ItemOutcome, await self._call("run_item", sandbox_id, item))
+    async def run_items(self, sandbox_id: str, items: tuple[ItemRequest, ...], within_s: float | None) -> ItemsDone:
+        return cast(ItemsDone, await self._call("run_items", sandbox_id, items, within_s))
+
+    async def item_end(self, sandbox_id: str) -> ItemOutcome:
+        return cast(ItemOutcome, await self._call("item_end", sandbox_id))
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
         await self._call("interrupt", sandbox_id, execution_id)

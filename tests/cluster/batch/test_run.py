@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from raybox_cluster.batch import holding
 from raybox_cluster.batch import run as batch_run
 from raybox_cluster.batch import service as batch_service
 from raybox_cluster.batch.run import Batch, Entry, Result
-from raybox_cluster.batch.schedule import Rules
+from raybox_cluster.batch.schedule import TOGETHER_MOST, Rules
 from raybox_cluster.batch.service import Service
 from tests.cluster.gateway.memory import MemoryBackend, succeed
 
@@ -78,12 +79,68 @@ async def test_an_endless_stream_is_read_no_further_than_it_can_be_run(backend: 
     results, count = batch.results(), 0
     async for _ in results:
         count += 1
-        assert taken - count <= 2 * 3 + 1
+        assert taken - count <= 2 * 3 * TOGETHER_MOST + 1
         if count == 500:
             break
     await results.aclose()
     assert not backend.live, "leaving ends the sandboxes"
     assert len(backend.created) <= 3
+
+
+async def test_small_items_are_given_together_and_one_that_is_not_holds_up_none(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_run, "TOGETHER_LIMIT_S", 0.05)
+    slow_may_end = asyncio.Event()
+
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        await asyncio.sleep(0.002)
+        if item.code == "slow":
+            await slow_may_end.wait()
+        return await succeed(sandbox_id, item)
+
+    backend.run = run
+    codes = [*["1"] * 100, "slow", *["1"] * 100]
+    names: list[str] = []
+    async for result in batch_of(backend, entries(codes), Rules(2)).results():
+        names.append(str(result.name))
+        assert (result.status, result.attempts) == ("ok", 1)
+        if len(names) == len(codes) - 1:
+            slow_may_end.set()
+    assert names[-1] == "n100"
+    assert sorted(names) == sorted(f"n{number}" for number in range(201)), "each once"
+    assert max(map(len, backend.together)) == TOGETHER_MOST
+    assert any(len(items) > 1 and "slow" in [item.code for item in items[:-1]] for items in backend.together)
+    assert not backend.live
+
+
+@pytest.mark.parametrize("way", ["lost", "no process", "unclean", "invalid"])
+async def test_of_items_that_were_given_together_one_goes_wrong(backend: MemoryBackend, way: str) -> None:
+    async def run(sandbox_id: str, item: ItemRequest) -> ItemOutcome:
+        await asyncio.sleep(0.002)
+        outcome = await succeed(sandbox_id, item)
+        if item.code == "wrong":
+            match way:
+                case "lost":
+                    backend.end(sandbox_id, "oom")
+                    raise SandboxLost(sandbox_id, "oom")
+                case "no process":
+                    raise InternalError("no zygote")
+                case "unclean":
+                    return replace(outcome, clean=False)
+                case "invalid":
+                    raise BadRequest("no such language")
+        return outcome
+
+    backend.run = run
+    codes = ["wrong" if number % 50 == 49 else "1" for number in range(400)]
+    results = await collect(batch_of(backend, entries(codes), Rules(2)))
+    assert sorted(one.index for one in results) == list(range(400))
+    expected = {"lost": "oom", "no process": "infrastructure", "unclean": "ok", "invalid": "invalid"}[way]
+    assert {one.status for one in results if codes[one.index] == "wrong"} == {expected}
+    assert {one.status for one in results if codes[one.index] == "1"} == {"ok"}
+    assert any("wrong" in [item.code for item in items] for items in backend.together if len(items) > 1)
+    assert not backend.live
 
 
 async def test_an_item_that_loses_its_sandbox_runs_on_another(backend: MemoryBackend) -> None:

@@ -7,11 +7,12 @@ import itertools
 import json
 import secrets
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from raybox_actors.errors import Cause, NotFound, RayboxError, SandboxLost
+from raybox_actors.errors import BadRequest, Cause, NotFound, RayboxError, SandboxLost
 from raybox_actors.results import END_LINE, text_line
 from raybox_actors.values import (
     ContextInfo,
@@ -20,6 +21,7 @@ from raybox_actors.values import (
     ExecuteRequest,
     ItemOutcome,
     ItemRequest,
+    ItemsDone,
     LeaseOwner,
     LogEntry,
     NodeStatus,
@@ -120,6 +122,9 @@ class MemoryBackend:
         self.agents: dict[str, LocalAgent] = {}
         self.environments: dict[str, dict[str, str]] = {}
         self.run: Callable[[str, ItemRequest], Awaitable[ItemOutcome]] = succeed
+        #: Items by the calls that brought them, and the last one of each sandbox.
+        self.together: list[tuple[ItemRequest, ...]] = []
+        self.items: dict[str, asyncio.Future[ItemOutcome]] = {}
         self.samples: list[ResourceUsage] = []
         self.entries: list[LogEntry] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -257,10 +262,34 @@ class MemoryBackend:
         await run.wait(after_seq, wait_s)
         return run.batch(after_seq)
 
-    async def run_item(self, sandbox_id: str, item: ItemRequest) -> ItemOutcome:
-        self._called("run_item")
+    async def run_items(self, sandbox_id: str, items: tuple[ItemRequest, ...], within_s: float | None) -> ItemsDone:
+        """As a session does it, but that an end with an error other than BadRequest is raised."""
+        self._called("run_items")
         self._sandbox(sandbox_id)
-        return await self.run(sandbox_id, item)
+        self.together.append(items)
+        until_s = None if within_s is None else time.monotonic() + within_s
+        ends: list[ItemOutcome | Exception] = []
+        for item in items:
+            work = self.items[sandbox_id] = asyncio.ensure_future(self.run(sandbox_id, item))
+            try:
+                await asyncio.wait({work}, timeout=None if until_s is None else max(0.0, until_s - time.monotonic()))
+            except asyncio.CancelledError:
+                work.cancel()
+                raise
+            if not work.done():
+                return ItemsDone(tuple(ends), running=True)
+            try:
+                ends.append(work.result())
+            except BadRequest as error:
+                ends.append(error)
+            if not getattr(ends[-1], "clean", True) or (until_s is not None and time.monotonic() >= until_s):
+                break
+        return ItemsDone(tuple(ends))
+
+    async def item_end(self, sandbox_id: str) -> ItemOutcome:
+        self._called("item_end")
+        self._sandbox(sandbox_id)
+        return await self.items[sandbox_id]
 
     async def interrupt(self, sandbox_id: str, execution_id: str) -> None:
         self._called("interrupt")

@@ -129,7 +129,7 @@ async def test_an_endless_iterable_is_taken_as_results_are_read(gateway: Gateway
     async for result in results:
         count += 1
         assert result.ok
-        assert taken - count <= 2 * 2 + 16 + 3
+        assert taken - count <= 8 * 2 + 16 + 3
         if count == 300:
             break
     await results.aclose()  # type: ignore[attr-defined]  # of a generator
