@@ -75,7 +75,7 @@ def descendants(pid: int) -> list[Process]:
     return found
 
 
-#: How Ray calls the log of a driver.
+#: How Ray calls the first log of a driver; the others are called like those of workers.
 DRIVER_LOG = "python-core-driver-"
 
 
@@ -97,8 +97,8 @@ def holding(folder: str) -> list[Process]:
     """Every process that has a file below `folder` open; not ourselves, nor programs that have joined our Ray.
 
     Ray's agents give themselves titles, which overwrite the environment that `marked` looks at; their log files stay
-    open. Once their raylet is gone nothing else connects them to us. A driver has the log of its own part of Ray open,
-    and keeps it when it has left the cluster; but it is its user's.
+    open. Once their raylet is gone nothing else connects them to us. A driver has logs of its own part of Ray open, and
+    keeps them when it has left the cluster; but it is its user's.
     """
     return [one for one in everything() if one.pid != os.getpid() and _holds(one.pid, f"{folder}/")]
 
@@ -108,12 +108,13 @@ def _holds(pid: int, prefix: str) -> bool:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
+    held = []
     for entry in entries:
         with contextlib.suppress(OSError):  # closed in the meantime
             target = entry.readlink()
-            if str(target).startswith(prefix) and not target.name.startswith(DRIVER_LOG):
-                return True
-    return False
+            if str(target).startswith(prefix):
+                held.append(target.name)
+    return bool(held) and not any(name.startswith(DRIVER_LOG) for name in held)
 
 
 def alive(processes: Iterable[Process]) -> list[Process]:

@@ -249,11 +249,15 @@ def test_the_guard_ends_what_outlives_the_process_it_watches(tmp_path: Path) -> 
 
 def test_a_program_that_has_joined_our_ray_is_its_users(tmp_path: Path) -> None:
     """`raybox down` ends what has files of our Ray open, but a driver keeps its log open when it has left."""
-    program = "import sys; file = open(sys.argv[1], 'w'); print(flush=True); sys.stdin.read()"
-    held = [tmp_path / "dashboard_agent.log", tmp_path / "python-core-driver-01.log"]
+    program = "import sys; files = [open(path, 'w') for path in sys.argv[1:]]; print(flush=True); sys.stdin.read()"
+    agent, driver = ["dashboard_agent.log"], ["event_CORE_WORKER_7.log", "python-core-driver-01.log"]
     holders = [
-        subprocess.Popen([sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for path in held
+        subprocess.Popen(
+            [sys.executable, "-c", program, *(tmp_path / name for name in held)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for held in (agent, driver)
     ]
     try:
         for holder in holders:

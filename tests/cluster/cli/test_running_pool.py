@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from raybox_cluster import cli_processes, cli_state
 from tests.support.components import command_line
 from tests.support.pool import RunningPool, raybox
+from tests.support.ray_cluster import LEAN
 from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.pool, pytest.mark.slow]
@@ -108,16 +111,39 @@ def test_the_gateway_is_back_at_the_same_url_after_its_replica_was_killed(runnin
         wait_until(answers, 20)  # 1.4-1.9 s on an idle machine; this one may be busy
 
 
+#: A user's program: joins the pool's Ray, uses a sandbox, leaves, and goes on.
+DRIVER = """
+import sys, ray, raybox
+ray.init(address=sys.argv[1], logging_level="error", log_to_driver=False)
+sandbox = raybox.connect(f"ray://{sys.argv[2]}").create()
+print(sandbox.run_code("1 + 1").text, flush=True)
+sandbox.kill()
+ray.shutdown()
+print("left", flush=True)
+sys.stdin.read()
+print("still here", flush=True)
+"""
+
+
 @pytest.mark.parametrize("killed", ["up", "raylet"])
 def test_killing_what_all_hangs_on_leaves_nothing(killed: str) -> None:
     from tests.support.pool import processes_of, start_pool, stop_pool
 
     name = f"killed-{os.getpid()}-{killed}"
-    pool = None
+    pool = driver = None
     try:
         pool = start_pool(name, "--sandboxes", "1", "--warm", "1")
         record = cli_state.read(name)
         assert record is not None
+        driver = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, record.ray_address, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | LEAN | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": record.token_path},
+        )
+        assert driver.stdout is not None
+        assert [driver.stdout.readline() for _ in range(2)] == ["2\n", "left\n"]
         before = processes_of(pool)
         assert len(before) > 5
         if killed == "up":
@@ -127,7 +153,11 @@ def test_killing_what_all_hangs_on_leaves_nothing(killed: str) -> None:
             os.kill(raylet, signal.SIGKILL)
         wait_until(lambda: not cli_processes.alive(before), 30, lambda: cli_processes.alive(before))
         wait_until(lambda: not Path(record.folder).exists(), 5)
+        assert driver.communicate("", timeout=10)[0] == "still here\n"
     finally:
+        if driver is not None:
+            driver.kill()
+            driver.communicate()
         if pool is None:
             raybox("down", "--name", name)
         else:
