@@ -56,6 +56,8 @@ CLOSE_LIMIT_S = 5.0
 CANCEL_AGAIN_S = 1.0
 #: A dead process leaves its cgroup a moment after its end is known.
 CGROUP_REMOVALS, CGROUP_PAUSE_S = 100, 0.01
+#: With so much of what came of items that were given together, no other of them is begun.
+TOGETHER_BYTES = 1024 * 1024
 
 NO_NETWORK = (
     "network.allowOut: sandboxes of this pool have no network; leave it out, or start the pool with `--network egress`"
@@ -163,6 +165,10 @@ class Session:
             on_death()
 
     async def _sample(self) -> None:
+        try:
+            await self.parked()  # until then its disk is the host's
+        except RayboxError:
+            return
         while True:
             self._meter.sample()
             self._oom_kills_sampled = (self._oom_kills_sampled[1], self._oom_kills())
@@ -362,7 +368,7 @@ class Session:
     async def run_items(self, items: Sequence[ItemRequest], within_s: float | None = None) -> ItemsDone:
         """Run items of a batch, one after the other (items.run_item). The first makes the sandbox one of items: its
         contexts end. After `within_s` no other is begun, and this returns, though one may go on (`item_end`); so it
-        does after one that could not be run, or left something.
+        does after one that could not be run, or left something, and when there are TOGETHER_BYTES of what came of them.
 
         Raises LimitReached (one is running), or what `close` was given. Cancellation leaves the sandbox fit for nothing
         but its end.
@@ -377,6 +383,7 @@ class Session:
             loop = asyncio.get_running_loop()
             until_s = None if within_s is None else loop.time() + within_s
             ends: list[ItemOutcome | Exception] = []
+            size_bytes = 0
             for item in items:
                 if self._closing:
                     raise self._gone()
@@ -394,7 +401,8 @@ class Session:
                     ends.append(error.with_traceback(None))
                 end = ends[-1]
                 goes_on = end.clean if isinstance(end, ItemOutcome) else isinstance(end, BadRequest)
-                if not goes_on or (until_s is not None and loop.time() >= until_s):
+                size_bytes += end.size_bytes if isinstance(end, ItemOutcome) else 0
+                if not goes_on or size_bytes >= TOGETHER_BYTES or (until_s is not None and loop.time() >= until_s):
                     break
             return ItemsDone(tuple(ends))
 

@@ -221,6 +221,11 @@ class ItemOutcome:
     exit_code: int | None = None
     files: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def size_bytes(self) -> int:
+        """About what holding it takes."""
+        return len(self.lines) + sum(map(len, self.files.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class ItemsDone:

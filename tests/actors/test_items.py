@@ -14,6 +14,7 @@ import pytest
 
 from raybox_actors.errors import BadRequest, InternalError, LimitReached, NotFound, SandboxLost
 from raybox_actors.items import MAX_FETCHED_BYTES, fetched, needs_standard_library_only
+from raybox_actors.session import TOGETHER_BYTES
 from raybox_actors.values import ITEM_OUTPUT_BYTES, ItemOutcome, ItemRequest
 from tests.actors.driving import Driver, eventually, parse
 
@@ -316,6 +317,15 @@ async def test_items_that_come_together_end_in_order_until_one_takes_long(sessio
     (end,) = (await driver.session.run_items(together[3:])).ends
     assert isinstance(end, ItemOutcome)
     assert text(end) == "4\n"
+
+
+async def test_items_that_come_together_end_early_when_much_came_of_them(session: OpenSession) -> None:
+    driver = await session()
+    large, small = f"print('x' * {TOGETHER_BYTES})", "print('x' * 1000)"
+    together = [ItemRequest(f"t{next(_numbers)}", code, "program") for code in (small, large, small)]
+    done = await driver.session.run_items(together, 60.0)
+    assert [len(text(end)) for end in done.ends if isinstance(end, ItemOutcome)] == [1001, TOGETHER_BYTES + 1]
+    assert not done.running
 
 
 async def test_of_items_that_come_together_one_cannot_be_run(session: OpenSession) -> None:

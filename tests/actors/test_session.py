@@ -35,6 +35,16 @@ async def test_state_lives_across_cells_and_the_count_rises_by_one(session: Open
     assert [event["type"] for event in cell.events] == ["number_of_executions", "result", "end_of_execution"]
 
 
+async def test_what_it_uses_is_what_it_uses_from_the_first_sample_on(session: OpenSession) -> None:
+    """While its root is being made, the host's disk would be seen, and no process."""
+    driver = await session()
+    if driver.session.options.cgroups is None:
+        pytest.skip("nothing is sampled without cgroups")
+    (first, *_) = await eventually(lambda: driver.session.metrics(None, None))
+    assert first.disk_total_bytes <= driver.session.options.policy.limits.disk_mib << 20
+    assert first.memory_used_bytes > 0
+
+
 async def test_an_error_is_data(session: OpenSession) -> None:
     driver = await session()
     cell = await driver.run("print('before'); 1/0")
