@@ -53,11 +53,10 @@ async def running(sandbox: Sandbox, begun: Begun) -> None:
 
 async def feeding(sandbox: Sandbox, begun: Begun) -> None:
     async with sandbox.agent.start_process(ProcessSpec("/bin/sleep", ("60",), tag="deaf")) as events:
-        await anext(events)
-        (info,) = [one for one in await sandbox.agent.list_processes() if one.spec.tag == "deaf"]
+        started = await anext(events)
+        assert isinstance(started, ProcessStarted)
         begun()
-
-        await sandbox.agent.send_input(ProcessSelector(pid=info.pid), bytes(1 << 20), pty=False)
+        await sandbox.agent.send_input(ProcessSelector(pid=started.pid), bytes(1 << 20), pty=False)
 
 
 async def dialling(sandbox: Sandbox, begun: Begun) -> None:
