@@ -370,8 +370,8 @@ class Session:
         contexts end. After `within_s` no other is begun, and this returns, though one may go on (`item_end`); so it
         does after one that could not be run, or left something, and when there are TOGETHER_BYTES of what came of them.
 
-        Raises LimitReached (one is running), or what `close` was given. Cancellation leaves the sandbox fit for nothing
-        but its end.
+        Raises LimitReached (one is running), InternalError (the sandbox never got ready), or what `close` was given.
+        Cancellation leaves the sandbox fit for nothing but its end.
         """
         if self._items_turn.locked() or self._runs_item:
             raise LimitReached("the sandbox runs an item already; it takes one at a time")

@@ -187,7 +187,7 @@ ITEM_OUTPUT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ItemRequest:
-    """One piece of code that is to be run by itself, so that nothing of it is left (Session.run_item).
+    """One piece of code that is to be run by itself, so that nothing of it is left (Session.run_items).
 
     language: None means python. files: by their names relative to the working folder. stdin and files are for programs.
     fetch: names of files that the program leaves and that are wanted.

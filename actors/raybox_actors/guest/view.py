@@ -46,7 +46,7 @@ def take_view(plan: dict[str, Any], first_id: int) -> None:
         if outer is None:
             check_mount(libc.mount(fresh.encode(), path.encode(), None, MS_BIND, None))
             made[path] = fresh
-    mount_memory("/dev/shm", f"size={plan['shm_bytes']},nr_inodes={plan['shm_inodes']},mode=1777")  # noqa: S108  # a mount point
+    mount_memory("/dev/shm", f"size={plan['shm_bytes']},nr_inodes={plan['shm_inodes']},mode=1777")  # noqa: S108  # the sandbox's own
     attributes = struct.pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     for path in plan["read_only"]:
         call("mount_setattr", SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), 0, attributes, len(attributes))

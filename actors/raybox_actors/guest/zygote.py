@@ -208,7 +208,7 @@ class Zygote:
 
     def hear(self, birth: Birth) -> None:
         """A word of a child on its way in."""
-        said = bool(int.from_bytes(fcntl.ioctl(birth.told, termios.FIONREAD, bytes(4)), sys.byteorder))
+        said = fcntl.ioctl(birth.told, termios.FIONREAD, bytes(4)) != bytes(4)  # how much; what, we do not read
         self.selector.unregister(birth.told)
         del self.births[birth.pid]
         if said:

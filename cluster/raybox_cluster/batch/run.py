@@ -1,7 +1,7 @@
 """A batch: items in, results out as they come, on sandboxes of its own. What happens next is decided by schedule.py.
 
-Backpressure both ways: the next item is asked for when one can be begun, and while nobody takes a result, nothing new
-is begun. So memory is bounded by what is under way, however many items there are.
+Backpressure both ways: items are asked for no further ahead than a few for each sandbox, and while nobody takes a
+result, nothing new is begun. So memory is bounded by what is under way, however many items there are.
 """
 
 from __future__ import annotations
@@ -274,10 +274,11 @@ class Batch:
 
     def _failed(self, worker: int, indices: tuple[int, ...], attempt: int, error: Exception) -> Said:
         """There is no end of these items. Alone, one may be to blame for that itself."""
-        if len(indices) == 1 and self._take(indices[0], attempt, error):
+        if len(indices) > 1:
+            for index in indices:
+                self._held[index].fault = self._fault(index, error)
+        elif self._take(indices[0], attempt, error):
             return partial(self._schedule.finished, worker, isinstance(error, BadRequest))
-        for index in indices:
-            self._held[index].fault = self._fault(index, error)
         return partial(self._schedule.faulted, worker)
 
     def _take(self, index: int, attempt: int, end: ItemOutcome | Exception) -> bool:
